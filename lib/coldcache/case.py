@@ -1,0 +1,260 @@
+"""A case: one incident, one folder, self-describing, readable without coldcache.
+
+``case.json`` says what the case holds, how it was made and how it ended; everything else is
+Parquet (see :mod:`coldcache.schema`) and the memray files as recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from coldcache import schema
+from coldcache.errors import (
+    CaseExistsError,
+    DamagedCaseError,
+    NotACaseError,
+    did_you_mean,
+)
+
+FORMAT_VERSION = 1
+SAMPLE_PREFIX = "sample-"
+# What a user calls the evidence, and the table that holds it.
+EVIDENCE = {
+    "accesses": "accesses",
+    "key events": "key_events",
+    "INFO series": "info",
+    "configuration": "config",
+    "process RSS": "process",
+    "heap profile": "heap_intervals",
+}
+
+
+def samples_folder() -> Path:
+    """Return the folder of the shipped samples: ``data/samples`` of the checkout, or $COLDCACHE_SAMPLES."""
+    if configured := os.environ.get("COLDCACHE_SAMPLES"):
+        return Path(configured)
+    return Path(__file__).parents[2] / "data" / "samples"
+
+
+def sample_names() -> list[str]:
+    """Return the names under which :func:`open_case` knows the shipped samples, sorted."""
+    return sorted(SAMPLE_PREFIX + path.parent.name for path in samples_folder().glob("*/case.json"))
+
+
+def utc_now() -> datetime:
+    """Return the time now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def iso(moment: datetime | pd.Timestamp) -> str:
+    """Return ISO 8601 with microseconds and ``Z``, as the contract writes times."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Case:
+    """One recorded incident.
+
+    Attributes
+    ----------
+    folder : Path
+    shown_as : str
+        What the user called it; the only form of the path that goes into reports.
+    meta : dict
+        The content of ``case.json``.
+    """
+
+    folder: Path
+    shown_as: str
+    meta: dict[str, Any]
+
+    @property
+    def start(self) -> pd.Timestamp:
+        """Start of the recording, UTC."""
+        return pd.Timestamp(self.meta["span"]["start"])
+
+    @property
+    def end(self) -> pd.Timestamp:
+        """End of the recording, UTC."""
+        return pd.Timestamp(self.meta["span"]["end"])
+
+    @property
+    def gaps(self) -> list[dict[str, Any]]:
+        """Interruptions of the recording, each with start, end and reason."""
+        return list(self.meta["gaps"])
+
+    @property
+    def basis(self) -> str:
+        """How outcomes are known: ``exact`` where key events were recorded with the commands."""
+        return str(self.meta["basis"])
+
+    def has(self, table: str) -> bool:
+        """Whether the case holds that table."""
+        return self._path(schema.table(table)).exists()
+
+    def missing(self, *tables: str) -> list[str]:
+        """Return those of the named tables that the case lacks, in the user's words."""
+        words = {table: evidence for evidence, table in EVIDENCE.items()}
+        return [words.get(table, table) for table in tables if not self.has(table)]
+
+    def table(self, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+        """Return one table of the case, with no rows where the case lacks it.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such table.
+        DamagedCaseError
+            The file cannot be read.
+        """
+        declared = schema.table(name)
+        path = self._path(declared)
+        if not path.exists():
+            return declared.empty()[columns or [column.name for column in declared.columns]]
+        try:
+            return pq.read_table(path, columns=columns).to_pandas()
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedCaseError(
+                f"{self.shown_as}: {declared.path} cannot be read ({error}). "
+                "Restore it from a copy of the case, or record again."
+            ) from None
+
+    @cached_property
+    def accesses(self) -> pd.DataFrame:
+        """Every key access in stream order, see ``schema.ACCESSES``; read once."""
+        return self.table("accesses")
+
+    def _path(self, table: schema.Table) -> Path:
+        return self.folder / table.path
+
+    def holds(self) -> pd.DataFrame:
+        """Return one row per kind of evidence: ``evidence``, ``rows`` (null where it is missing)."""
+        rows = self.meta["rows"]
+        return pd.DataFrame(
+            {
+                "evidence": list(EVIDENCE),
+                "rows": pd.array([rows.get(table) for table in EVIDENCE.values()], dtype="Int64"),
+            }
+        )
+
+    def __str__(self) -> str:
+        seconds = (self.end - self.start).total_seconds()
+        server = self.meta["servers"][0]
+        lines = [
+            f"Case {self.shown_as}: {self.start:%Y-%m-%d %H:%M:%S} UTC, {seconds:.0f} s, {self.basis} basis",
+            f"  server    {server['software']} {server['version']}",
+        ]
+        for row in self.holds().itertuples():
+            held = "missing" if pd.isna(row.rows) else f"{row.rows:,} rows"
+            lines.append(f"  {row.evidence:<14}{held}")
+        lines += [f"  gap       {gap['start']} to {gap['end']}: {gap['reason']}" for gap in self.gaps]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Case {self.shown_as}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def open_case(folder: str | Path) -> Case:
+    """Open a case folder, or a shipped sample by name (``sample-key_prefix``).
+
+    Raises
+    ------
+    NotACaseError
+        There is no such folder, or it holds no readable ``case.json``.
+    """
+    shown = str(folder)
+    path = Path(folder).expanduser()
+    if not path.exists() and shown.startswith(SAMPLE_PREFIX):
+        if shown not in (known := sample_names()):
+            raise NotACaseError(f"There is no sample {shown!r}.{did_you_mean(shown, known)} Samples: {', '.join(known)}.")
+        path = samples_folder() / shown.removeprefix(SAMPLE_PREFIX)
+    if not path.is_dir():
+        raise NotACaseError(f"{shown} is not a folder. Record a case with: coldcache record --out {shown}")
+    try:
+        meta = json.loads((path / "case.json").read_text("utf-8"))
+        version = meta["format"]
+    except FileNotFoundError:
+        raise NotACaseError(
+            f"{shown} holds no case.json, so it is no case. Give the folder that `coldcache record --out` wrote."
+        ) from None
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise NotACaseError(f"{shown}/case.json cannot be read ({type(error).__name__}).") from None
+    if version != FORMAT_VERSION:
+        raise NotACaseError(
+            f"{shown} is a case of format {version}; this coldcache reads {FORMAT_VERSION}. Install a newer coldcache."
+        )
+    return Case(path, shown, meta)
+
+
+def new_case_folder(folder: str | Path) -> Path:
+    """Create the folder of a new case, readable by its owner only.
+
+    Raises
+    ------
+    CaseExistsError
+        The folder exists: nothing recorded is ever overwritten.
+    """
+    path = Path(folder).expanduser()
+    try:
+        path.mkdir(parents=True, mode=0o700)
+    except FileExistsError:
+        raise CaseExistsError(
+            f"{folder} already exists, and a recording is never overwritten. Choose another --out, or move it away."
+        ) from None
+    except OSError as error:
+        raise CaseExistsError(f"{folder} cannot be created ({error.strerror}). Choose another --out.") from None
+    return path
+
+
+def private_file(path: Path) -> int:
+    """Open a new file that only its owner can read, for writing; return its descriptor."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
+
+
+def write_table(folder: Path, name: str, frame: pd.DataFrame, *, part: int | None = None) -> int:
+    """Write a frame as a table of the case (Parquet, zstd) and return its number of rows."""
+    declared = schema.table(name)
+    path = folder / declared.path
+    if declared.partitioned:
+        path /= f"part-{part or 0:05d}.parquet"
+    with os.fdopen(private_file(path), "wb") as file:
+        pq.write_table(schema.to_arrow(frame, declared), file, compression="zstd")
+    return len(frame)
+
+
+def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """Write ``case.json`` in one step: a reader sees the old one or the new one, never half of it."""
+    text = json.dumps({"format": FORMAT_VERSION, **meta}, indent=2, ensure_ascii=False) + "\n"
+    scratch = folder / ".case.json.new"
+    with os.fdopen(private_file(scratch), "w", encoding="utf-8") as file:
+        file.write(text)
+    scratch.replace(folder / "case.json")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below `folder`, by its path relative to it, sorted."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+

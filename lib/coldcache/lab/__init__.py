@@ -1,0 +1,1 @@
+"""A place to try coldcache: an embedded server and a real analyzer with faults to switch on."""

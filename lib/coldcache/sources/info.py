@@ -1,0 +1,102 @@
+"""INFO texts to tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from coldcache import schema
+
+_KEYED_SECTIONS = ("commandstats", "latencystats", "errorstats", "keyspace", "keysizes")
+
+
+@dataclass(frozen=True, slots=True)
+class InfoSample:
+    """One INFO reply with its exact place in the stream."""
+
+    stamp_us: int
+    seq: int
+    text: str
+
+
+def parse_info(text: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Split an INFO reply into flat fields and, by section, the fields that hold ``a=1,b=2``."""
+    flat: dict[str, str] = {}
+    keyed: dict[str, dict[str, str]] = {}
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            section = line[1:].strip().lower()
+        elif ":" in line:
+            name, value = line.split(":", 1)
+            if section in _KEYED_SECTIONS:
+                keyed.setdefault(section, {})[name] = value
+            else:
+                flat[name] = value
+    return flat, keyed
+
+
+def _fields(text: str) -> dict[str, int]:
+    pairs = (part.split("=", 1) for part in text.split(",") if "=" in part)
+    return {name: int(float(value)) for name, value in pairs if value.replace(".", "", 1).isdigit()}
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    """Whole numbers, then decimals, then text: as narrow as every value of the column allows."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    if numbers.notna().all():
+        return numbers
+    return column.astype("str")
+
+
+def info_table(samples: list[InfoSample]) -> pd.DataFrame:
+    """Return one row per sample: declared columns first, then every flat field INFO printed, plus
+    ``keys``, ``expires`` summed over the databases.
+    """
+    rows = []
+    for sample in samples:
+        flat, keyed = parse_info(sample.text)
+        databases = [_fields(value) for value in keyed.get("keyspace", {}).values()]
+        flat["keys"] = str(sum(db.get("keys", 0) for db in databases))
+        flat["expires"] = str(sum(db.get("expires", 0) for db in databases))
+        rows.append({"t": sample.stamp_us, "seq": sample.seq, **flat})
+    frame = pd.DataFrame(rows)
+    first = [column.name for column in schema.INFO.columns]
+    frame = frame[first + sorted(set(frame.columns) - set(first))]
+    typed = {name: _typed(frame[name]) for name in frame.columns if name not in ("t", "seq")}
+    frame = frame.assign(**typed)
+    frame["t"] = pd.to_datetime(frame["t"], unit="us", utc=True).dt.as_unit("us")
+    return frame
+
+
+def commandstats_table(samples: list[InfoSample]) -> pd.DataFrame:
+    """Return commandstats of the first and the last sample, one row per command and sample."""
+    rows = []
+    for sample in _ends(samples):
+        for name, value in parse_info(sample.text)[1].get("commandstats", {}).items():
+            numbers = _fields(value)
+            rows.append(
+                (sample.stamp_us, name.removeprefix("cmdstat_"))
+                + tuple(numbers.get(field) for field in ("calls", "usec", "rejected_calls", "failed_calls"))
+            )
+    return _stamped(rows, schema.COMMANDSTATS)
+
+
+def errorstats_table(samples: list[InfoSample]) -> pd.DataFrame:
+    """Return errorstats of the first and the last sample, one row per error and sample."""
+    rows = []
+    for sample in _ends(samples):
+        for name, value in parse_info(sample.text)[1].get("errorstats", {}).items():
+            rows.append((sample.stamp_us, name.removeprefix("errorstat_"), _fields(value).get("count")))
+    return _stamped(rows, schema.ERRORSTATS)
+
+
+def _ends(samples: list[InfoSample]) -> list[InfoSample]:
+    return [samples[0], samples[-1]] if len(samples) > 1 else list(samples)
+
+
+def _stamped(rows: list[tuple[object, ...]], table: schema.Table) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=[column.name for column in table.columns])
+    frame["t"] = pd.to_datetime(frame["t"].astype("int64"), unit="us", utc=True).dt.as_unit("us")
+    return frame

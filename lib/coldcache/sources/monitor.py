@@ -1,0 +1,172 @@
+"""The captured stream of one connection that both monitors and hears key events.
+
+The stream is RESP: ``+`` lines from MONITOR, and push or array frames from PSUBSCRIBE, which
+carry key names as raw bytes. It is therefore cut into frames by length, never by ``\\r\\n``
+alone: a key may hold ``\\r\\n+1.0 [0 x] "GET" "k"`` and would forge a line.
+Line grammar and escapes: ``sdscatrepr`` in Redis's ``src/sds.c``, ``src/replication.c``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+_LINE = re.compile(rb'(\d+)\.(\d{6}) \[(\d+) (.*?)\] (".*)\Z', re.DOTALL)
+_ARGUMENT = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"(?: |\Z)', re.DOTALL)
+_PLAIN = re.compile(rb"[ !#-\[\]-~]*\Z")  # printable ASCII without the quote and the backslash
+_CHANNEL = re.compile(rb"__keyevent@(\d+)__:(.+)\Z", re.DOTALL)
+_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
+
+_NAMED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
+_PRINTED = [
+    {0x5C: "\\\\", 0x22: '\\"', 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t", 0x07: "\\a", 0x08: "\\b"}.get(
+        byte, chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"
+    )
+    for byte in range(256)
+]
+_CHUNK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorLine:
+    """One MONITOR line. ``args`` are in Redis's printable escape, the command's name first."""
+
+    stamp_us: int
+    db: int
+    client: str
+    args: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEvent:
+    """One key event. ``key`` is in Redis's printable escape."""
+
+    db: int
+    event: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """Bytes of the stream that are neither; kept so that nothing vanishes silently."""
+
+    data: bytes
+
+
+def escape(data: bytes) -> str:
+    """Return bytes as Redis prints them between the quotes of a MONITOR argument."""
+    if _PLAIN.match(data):
+        return data.decode("ascii")
+    return "".join(_PRINTED[byte] for byte in data)
+
+
+def unescape(text: str) -> bytes:
+    """Return the bytes that Redis printed; the inverse of :func:`escape`."""
+    data = text.encode("latin-1")
+    if b"\\" not in data:
+        return data
+    return _ESCAPE.sub(_unescape_one, data)
+
+
+def _unescape_one(match: re.Match[bytes]) -> bytes:
+    code = match[1]
+    return bytes([int(code[1:], 16)]) if len(code) == 3 else _NAMED.get(code, code)
+
+
+def split_arguments(text: bytes) -> list[str] | None:
+    """Split ``"GET" "k"`` into its arguments, still escaped; None if the line is damaged.
+
+    Left to right: a backslash takes the next byte with it, the first bare quote closes, then a
+    space or the end must follow. Without a backslash, splitting on ``" "`` is the same.
+    """
+    if b"\\" not in text:
+        return text[1:-1].decode("latin-1").split('" "') if len(text) > 1 and text.endswith(b'"') else None
+    args, at = [], 0
+    while at < len(text):
+        if (match := _ARGUMENT.match(text, at)) is None:
+            return None
+        args.append(match[1].decode("latin-1"))
+        at = match.end()
+    return args
+
+
+def parse_line(line: bytes) -> MonitorLine | None:
+    """Parse one MONITOR line without its ``+`` and line end; None if it is damaged."""
+    if (match := _LINE.match(line)) is None or (args := split_arguments(match[5])) is None:
+        return None
+    return MonitorLine(int(match[1]) * 1_000_000 + int(match[2]), int(match[3]), match[4].decode("latin-1"), args)
+
+
+class _FrameReader:
+    """Cuts a byte stream into RESP frames; a frame cut off by the end is left out."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._buffer = b""
+        self._at = 0
+
+    def _more(self) -> bool:
+        chunk = self._file.read(_CHUNK_BYTES)
+        self._buffer = self._buffer[self._at :] + chunk
+        self._at = 0
+        return bool(chunk)
+
+    def line(self) -> bytes | None:
+        """Return the bytes up to the next line end, without it; None at the end of the stream."""
+        while (end := self._buffer.find(b"\r\n", self._at)) < 0:
+            if not self._more():
+                return None
+        line = self._buffer[self._at : end]
+        self._at = end + 2
+        return line
+
+    def bulk(self, size: int) -> bytes | None:
+        """Return the next `size` bytes and skip the line end behind them."""
+        while len(self._buffer) - self._at < size + 2:
+            if not self._more():
+                return None
+        data = self._buffer[self._at : self._at + size]
+        self._at += size + 2
+        return data
+
+
+def read_stream(file: BinaryIO) -> Iterator[MonitorLine | KeyEvent | Damaged]:
+    """Yield what a captured stream holds, in stream order.
+
+    Replies to our own commands (``+OK``, the subscription's confirmation) are skipped; bytes
+    that cannot be understood come as `Damaged`. A frame that the end cuts off is dropped.
+    """
+    frames = _FrameReader(file)
+    while (head := frames.line()) is not None:
+        kind = head[:1]
+        if kind == b"+":
+            if head != b"+OK":
+                yield parse_line(head[1:]) or Damaged(head)
+        elif kind in (b"*", b">") and head[1:].isdigit():
+            parts = _elements(frames, int(head[1:]))
+            if parts is None:
+                return
+            if parts and parts[0] == b"pmessage" and len(parts) == 4:
+                match = _CHANNEL.match(parts[2])
+                if match is None:
+                    yield Damaged(parts[2])
+                else:
+                    yield KeyEvent(int(match[1]), match[2].decode("latin-1"), escape(parts[3]))
+        else:
+            yield Damaged(head)
+
+
+def _elements(frames: _FrameReader, count: int) -> list[bytes] | None:
+    parts = []
+    for _ in range(count):
+        if (head := frames.line()) is None:
+            return None
+        if head[:1] == b"$" and head[1:].isdigit():
+            if (data := frames.bulk(int(head[1:]))) is None:
+                return None
+            parts.append(data)
+        else:
+            parts.append(head[1:])
+    return parts
