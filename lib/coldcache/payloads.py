@@ -6,6 +6,7 @@ serialisations are recognised by their first bytes only.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 
@@ -31,20 +32,28 @@ UNREADABLE = frozenset(
 )
 
 
-def payload_format(value: bytes) -> str:
+def is_unreadable(value_format: str) -> bool:
+    """Whether values of that class cannot be turned back into what was meant."""
+    return value_format.split(":")[0] in UNREADABLE
+
+
+def payload_format(value: bytes, *, depth: int = 1) -> str:
     """Return the class of a value.
 
     Parameters
     ----------
     value : bytes
         The whole value, unescaped.
+    depth : int
+        How many wrappings to look into.
 
     Returns
     -------
     str
         One of: ``empty``, ``number``, ``json``, ``json_double`` (a JSON string that holds JSON),
         ``json_truncated``, ``node_buffer`` (``{"type":"Buffer"…``), ``object_object``,
-        ``literal_nothing`` (undefined, NaN, None, null), ``python_repr``, ``pickle``, ``java``,
+        ``literal_nothing`` (undefined, NaN, None, null), ``python_repr`` (of
+        bytes: with what they hold, as ``python_repr:json``), ``pickle``, ``java``,
         ``gzip``, ``zlib``, ``zstd``, ``lz4``, ``jpeg``, ``png``, ``webp``, ``utf8_mangled``,
         ``text``, ``binary``.
     """
@@ -68,7 +77,9 @@ def payload_format(value: bytes) -> str:
     if _NUMBER.match(value):
         return "number"
     if _PYTHON_BYTES_REPR.match(value):
-        return "python_repr"
+        # A flat bytes literal, which ast reads without running anything.
+        inner = ast.literal_eval(value.decode("ascii", "backslashreplace"))
+        return f"python_repr:{payload_format(inner, depth=0)}" if depth else "python_repr"
     return _text_format(value)
 
 

@@ -189,7 +189,8 @@ HEAP_STACKS = Table(
     "call stacks, innermost frame first",
     _columns(
         ("stack_id", pa.int32(), "referred to by heap_intervals"),
-        ("frames", _TEXT, "one frame a line: module-or-file:function:line"),
+        ("frames", _TEXT, "one frame a line: file:function:line, below the library folder"),
+        ("application", _TEXT, "innermost frame of the application's own code; null without one"),
     ),
 )
 

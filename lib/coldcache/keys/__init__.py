@@ -1,0 +1,1 @@
+"""Key families, and families that should be one."""

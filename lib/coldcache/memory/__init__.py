@@ -1,0 +1,1 @@
+"""Heap series, survivors, and what they grow with."""

@@ -1,0 +1,1 @@
+"""From accesses to the miss ledger: what every read got, and whether it helped."""

@@ -36,6 +36,13 @@ def _frame_names() -> tuple[str, ...]:
     return tuple(sorted({paths["purelib"], paths["platlib"], paths["stdlib"]}, key=len, reverse=True))
 
 
+def _is_application(file: str, roots: tuple[str, ...]) -> bool:
+    """Whether a source file is the application's own: neither an installed package nor Python itself."""
+    if file.startswith("<") or any(file.startswith(root + "/") for root in roots):
+        return False
+    return not any(marker in file for marker in ("/site-packages/", "/dist-packages/", "/lib/python3"))
+
+
 def _short(file: str, roots: tuple[str, ...]) -> str:
     """Return a source path without what differs between machines: the part below the library folder."""
     for root in roots:
@@ -84,13 +91,12 @@ def read_heap(capture: Path) -> HeapTables:
         with FileReader(_readable_copy(capture, folder), max_memory_records=_ALL_MEMORY_RECORDS) as reader:
             snapshots = [(point.time * 1000, point.rss, point.heap) for point in reader.get_memory_snapshots()]
             ids: dict[int, int] = {}
-            stacks: list[str] = []
+            stacks: list[tuple[str, str | None]] = []
             rows: list[tuple[int, int, int | None, int, int]] = []
             for record in reader.get_temporal_allocation_records(merge_threads=True):
                 stack = ids.setdefault(record.stack_id, len(ids))
                 if stack == len(stacks):
-                    trace = record.stack_trace()
-                    stacks.append("\n".join(f"{_short(file, roots)}:{function}:{line}" for function, file, line in trace))
+                    stacks.append(_described(record.stack_trace(), roots))
                 rows += [
                     (stack, i.allocated_before_snapshot, i.deallocated_before_snapshot, i.n_allocations, i.n_bytes)
                     for i in record.intervals
@@ -110,9 +116,17 @@ def read_heap(capture: Path) -> HeapTables:
     return HeapTables(points, intervals, merged, pid)
 
 
-def _merge_equal_stacks(stacks: list[str]) -> tuple[pd.DataFrame, dict[int, int]]:
+def _described(trace: list[tuple[str, str, int]], roots: tuple[str, ...]) -> tuple[str, str | None]:
+    """Return a stack's frames as text, and its innermost frame of the application's own code."""
+    frames = [f"{_short(file, roots)}:{function}:{line}" for function, file, line in trace]
+    own = (frame for frame, (_, file, _) in zip(frames, trace, strict=True) if _is_application(file, roots))
+    return "\n".join(frames), next(own, None)
+
+
+def _merge_equal_stacks(stacks: list[tuple[str, str | None]]) -> tuple[pd.DataFrame, dict[int, int]]:
     """Give stacks of equal text one id: memray numbers them anew per thread."""
-    texts: dict[str, int] = {}
-    renumbered = {old: texts.setdefault(text, len(texts)) for old, text in enumerate(stacks)}
-    frame = pd.DataFrame({"stack_id": range(len(texts)), "frames": list(texts)})
-    return frame, renumbered
+    ids: dict[tuple[str, str | None], int] = {}
+    renumbered = {old: ids.setdefault(stack, len(ids)) for old, stack in enumerate(stacks)}
+    frames = pd.Series([frames for frames, _ in ids], dtype="str")
+    application = pd.Series([own for _, own in ids], dtype="str")
+    return pd.DataFrame({"stack_id": range(len(ids)), "frames": frames, "application": application}), renumbered
