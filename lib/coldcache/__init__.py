@@ -16,7 +16,6 @@ __version__ = "0.1.0"
 
 # Loaded on first use: the sample analyzer and the command line must start fast.
 _HOMES = {
-    "Params": "coldcache.parameters",
     "diagnose": "coldcache.causes.diagnosis",
     "figures": "coldcache.figures",
     "heap_survivors": "coldcache.memory.survivors",
@@ -24,6 +23,7 @@ _HOMES = {
     "miss_ledger": "coldcache.replay.ledger",
     "open_case": "coldcache.case",
     "root_cause": "coldcache.verdict",
+    "shown": "coldcache.tables",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -1,0 +1,1 @@
+"""Running the notebooks headless and writing one offline HTML report."""

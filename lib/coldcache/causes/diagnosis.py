@@ -1,0 +1,328 @@
+"""The diagnosis: every miss has one cause, every check an outcome, the whole a verdict."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from coldcache.case import Case, iso
+from coldcache.causes import integrity, key_states, keys, memory, payloads, ttl
+from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Finding, Investigation, NotTestable, RuledOut
+from coldcache.memory.survivors import Survivors
+from coldcache.memory.trends import Trend, trend, unexplained_growth
+from coldcache.replay.ledger import Ledger
+
+SCHEMA_VERSION = 1
+HEALTHY, FAULTY, INSUFFICIENT = "healthy", "faulty", "insufficient_evidence"
+_CHECKS: tuple[Check, ...] = (
+    integrity.check_capture,
+    integrity.check_server_counters,
+    keys.check_key_mismatch,
+    keys.check_wrong_db,
+    ttl.check_ttl_unit,
+    payloads.check_unused_hits,
+    memory.check_heap_leak,
+)
+_NO_CHECK_YET = "a later version of coldcache: this one has no check for it"
+# RSS minus heap may widen by so much before it is called unexplained.
+_GAP_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Diagnosis:
+    """What is wrong with a cache, how that is known, and what would mend it.
+
+    Attributes
+    ----------
+    verdict : ``healthy``, ``faulty`` or ``insufficient_evidence``
+    findings : the causes, what matters most first
+    misses : pandas.DataFrame, one row per cause: ``cause``, ``count``, ``share``; sums to all misses
+    miss_causes : array over the ledger's reads: the miss's cause, None for a hit
+    """
+
+    case: Case
+    ledger: Ledger
+    verdict: str
+    findings: tuple[Finding, ...]
+    attributed: tuple[int, ...]
+    misses: pd.DataFrame
+    miss_causes: np.ndarray
+    ruled_out: tuple[RuledOut, ...]
+    not_testable: tuple[NotTestable, ...]
+    survivors: Survivors
+    redis_memory: Trend | None
+    rss: Trend | None
+    gap_bytes: int | None
+
+    @property
+    def headline(self) -> str:
+        """The answer in one sentence."""
+        if self.findings:
+            return self.findings[0].summary
+        if self.verdict == HEALTHY:
+            cold = int(self.misses.loc[self.misses["cause"].eq(key_states.COLD_START), "count"].sum())
+            return (
+                f"The cache works: hit rate {self.ledger.hit_rate:.1%}, and {cold:,} of the {self.ledger.misses:,} misses "
+                "are first reads of a key, which no repair can avoid."
+            )
+        return "There are no reads in this recording, so nothing can be said about the cache."
+
+    @property
+    def alert(self) -> bool:
+        """Whether something is wrong with the cache: exit status 2."""
+        return bool(self.findings)
+
+    def predicted_hit_rate(self, finding: Finding) -> float | None:
+        """Return the hit rate were that finding alone repaired: its misses become hits."""
+        if not self.ledger.total or finding.memory_bytes:
+            return None
+        weights = self.ledger.reads["lookups"].to_numpy()
+        return (self.ledger.hits + int(weights[finding.claims].sum())) / self.ledger.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON of the contract."""
+        ledger, case = self.ledger, self.case
+        return {
+            "schema": SCHEMA_VERSION,
+            "case": {
+                "path": case.shown_as,
+                "start": iso(case.start),
+                "end": iso(case.end),
+                "nodes": len(case.meta["servers"]),
+                "commands": commands_recorded(case),
+                "gaps": case.gaps,
+            },
+            "verdict": self.verdict,
+            "reads": {
+                "total": ledger.total,
+                "hits": ledger.hits,
+                "misses": ledger.misses,
+                "basis": ledger.basis,
+                "hit_rate": _round(ledger.hit_rate),
+                "hit_rate_low": _round(ledger.hit_rate),
+                "hit_rate_high": _round((ledger.hits + ledger.unknown) / ledger.total if ledger.total else None),
+                "effective_hit_rate": _round(ledger.effective_hit_rate),
+                "info_hits": ledger.info_hits,
+                "info_misses": ledger.info_misses,
+                "residual": ledger.residual,
+            },
+            "misses": [
+                {"cause": row["cause"], "count": int(row["count"]), "share": _round(row["share"])}
+                for row in self.misses.to_dict("records")
+            ],
+            "findings": [
+                self._finding_dict(rank, finding, count)
+                for rank, (finding, count) in enumerate(zip(self.findings, self.attributed, strict=True), start=1)
+            ],
+            "ruled_out": [{"cause": outcome.cause, "why": outcome.why} for outcome in self.ruled_out],
+            "not_testable": [{"cause": outcome.cause, "needs": outcome.needs} for outcome in self.not_testable],
+            "memory": self._memory_dict(),
+        }
+
+    def _finding_dict(self, rank: int, finding: Finding, count: int) -> dict[str, Any]:
+        return {
+            "rank": rank,
+            "cause": finding.cause,
+            "verdict": finding.verdict,
+            "confidence": _round(min(1.0, max(0.0, finding.confidence))),
+            "share_of_misses": _round(count / self.ledger.misses if self.ledger.misses else 0.0),
+            "misses": count,
+            "families": list(finding.families),
+            "edit": finding.edit,
+            "summary": finding.summary,
+            "evidence": [evidence.to_dict() for evidence in finding.evidence],
+            "fix": {"id": finding.fix.id, "text": finding.fix.text, "code": finding.fix.code},
+            "predicted": {
+                "hit_rate": _round(self.predicted_hit_rate(finding)),
+                "redis_memory_bytes": None,
+                "p95_ms": None,
+            },
+        }
+
+    def _memory_dict(self) -> dict[str, Any]:
+        unknown = {"start": None, "end": None, "slope_per_s": None}
+        return {
+            "redis_bytes": self.redis_memory.to_dict() if self.redis_memory else unknown,
+            "rss_bytes": self.rss.to_dict() if self.rss else unknown,
+            "growth": [
+                {
+                    "stack": list(site.stack),
+                    "family": None,
+                    "bytes": site.size_bytes,
+                    "bytes_per_event": _round(site.bytes_per_miss, 1),
+                    "ci": [_round(edge, 1) for edge in site.interval] if site.interval else None,
+                    "share": _round(site.share),
+                    "kind": site.kind,
+                }
+                for site in self.survivors.sites
+            ],
+            "gap": self._gap_dict(),
+        }
+
+    def _gap_dict(self) -> dict[str, Any]:
+        if self.gap_bytes is None:
+            return {"kind": None, "bytes": None}
+        # A capture alone shows the gap, not its kind: that needs allocator statistics.
+        return {"kind": "none" if self.gap_bytes < _GAP_BYTES else None, "bytes": max(0, self.gap_bytes)}
+
+    def __str__(self) -> str:
+        lines = [f"Verdict: {self.verdict.replace('_', ' ')}", f"  {self.headline}"]
+        for rank, (finding, count) in enumerate(zip(self.findings, self.attributed, strict=True), start=1):
+            lines.append(f"{rank}. {finding.cause} ({finding.verdict}), {count:,} of {self.ledger.misses:,} misses")
+            if finding.edit:
+                lines.append(f"     edit       {finding.edit}")
+            lines.append(f"     fix        {finding.fix.text}")
+            predicted = self.predicted_hit_rate(finding)
+            if predicted is not None and self.ledger.hit_rate is not None and finding.claims.any():
+                lines.append(f"     predicted  hit rate {self.ledger.hit_rate:.1%} -> {predicted:.1%}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Diagnosis {self.case.shown_as}: {self.verdict}, {len(self.findings)} findings>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def checks(self) -> pd.DataFrame:
+        """Return one row per cause: ``cause``, ``outcome``, ``why``; causes without any check are left out."""
+        rows = [(finding.cause, finding.verdict, finding.summary) for finding in self.findings]
+        rows += [(outcome.cause, "ruled out", outcome.why) for outcome in self.ruled_out]
+        rows += [
+            (outcome.cause, "not testable", f"needs {outcome.needs}")
+            for outcome in self.not_testable
+            if outcome.needs != _NO_CHECK_YET
+        ]
+        return pd.DataFrame(rows, columns=["cause", "outcome", "why"])
+
+
+def commands_recorded(case: Case) -> int:
+    """Return how many commands the case holds: a command with several keys counts once."""
+    arg = case.accesses["arg"]
+    return int((arg.isna() | arg.eq(0)).sum())
+
+
+def _round(number: float | None, digits: int = 4) -> float | None:
+    return None if number is None else round(float(number), digits)
+
+
+def diagnose(case: Case) -> Diagnosis:
+    """Run every check on a case and attribute every miss.
+
+    Raises
+    ------
+    DamagedCaseError
+        A table of the case cannot be read.
+    """
+    investigation = Investigation.of(case)
+    ledger = investigation.ledger
+    outcomes = [outcome for check in _CHECKS for outcome in check(investigation)]
+    findings = [outcome for outcome in outcomes if isinstance(outcome, Finding)]
+    claimed = np.zeros(len(ledger.reads), dtype=bool)
+    for finding in findings:
+        claimed |= finding.claims
+    elsewhere = {pair["reads"] for finding in findings for pair in finding.families if pair["reads"] != pair["writes"]}
+    baseline = key_states.baseline_causes(ledger.reads, filled_elsewhere=elsewhere)
+    unclaimed = investigation.is_miss & ~claimed
+    findings += key_states.suspects(investigation, baseline, unclaimed)
+    findings = sorted(_one_per_cause(findings), key=lambda finding: _importance(finding, ledger), reverse=True)
+    counts = attribute(ledger.reads, investigation.is_miss, findings, baseline)
+    info, process = investigation.info, case.table("process")
+    return Diagnosis(
+        case=case,
+        ledger=ledger,
+        verdict=_verdict(ledger, findings),
+        findings=tuple(findings),
+        attributed=tuple(counts.get(finding.cause, 0) for finding in findings),
+        misses=_miss_table(counts, ledger.misses),
+        miss_causes=_labels(investigation.is_miss, findings, baseline),
+        ruled_out=tuple(outcome for outcome in outcomes if isinstance(outcome, RuledOut)),
+        not_testable=(
+            *(outcome for outcome in outcomes if isinstance(outcome, NotTestable)),
+            *_unchecked(outcomes, findings),
+        ),
+        survivors=investigation.survivors,
+        redis_memory=trend(info["t"], info["used_memory"]),
+        rss=trend(process["t"], process["rss_bytes"]),
+        gap_bytes=unexplained_growth(case.table("heap_snapshots")),
+    )
+
+
+def _one_per_cause(findings: list[Finding]) -> list[Finding]:
+    """A key state's suspicion joins the finding of the same cause, if a check made one."""
+    first: dict[str, Finding] = {}
+    for finding in findings:
+        if finding.cause in first:
+            kept = first[finding.cause]
+            first[finding.cause] = replace(
+                kept, claims=kept.claims | finding.claims, families=kept.families + finding.families
+            )
+        else:
+            first[finding.cause] = finding
+    return list(first.values())
+
+
+def _importance(finding: Finding, ledger: Ledger) -> tuple[bool, float, int]:
+    won = int(finding.claims.sum()) + finding.useless_hits
+    return finding.verdict == CONFIRMED, won / max(1, len(ledger.reads)), finding.memory_bytes
+
+
+def attribute(
+    reads: pd.DataFrame, is_miss: np.ndarray, findings: list[Finding], baseline: np.ndarray
+) -> dict[str, int]:
+    """Give every miss one cause; a miss that several repairs would mend is shared equally.
+
+    Returns
+    -------
+    dict of cause to whole number of misses
+        Sums exactly to the misses: the fractions that sharing leaves go to the largest remainders.
+    """
+    weights = reads["lookups"].to_numpy(dtype=float) * is_miss
+    claims = np.array([finding.claims for finding in findings], dtype=float).reshape(len(findings), len(reads))
+    claimants = claims.sum(axis=0)
+    shares: dict[str, float] = {}
+    for finding, row in zip(findings, claims, strict=True):
+        mine = np.divide(row, claimants, out=np.zeros_like(row), where=claimants > 0)
+        shares[finding.cause] = shares.get(finding.cause, 0.0) + float((mine * weights).sum())
+    rest = pd.Series(weights[claimants == 0]).groupby(baseline[claimants == 0]).sum()
+    for cause, count in rest.items():
+        shares[str(cause)] = shares.get(str(cause), 0.0) + float(count)
+    whole = {cause: int(share) for cause, share in shares.items()}
+    left = int(round(sum(shares.values()))) - sum(whole.values())
+    for cause in sorted(shares, key=lambda name: shares[name] - whole[name], reverse=True)[:left]:
+        whole[cause] += 1
+    return whole
+
+
+def _miss_table(counts: dict[str, int], misses: int) -> pd.DataFrame:
+    rows = sorted(((cause, count) for cause, count in counts.items() if count), key=lambda row: (-row[1], row[0]))
+    table = pd.DataFrame(rows, columns=["cause", "count"])
+    return table.assign(share=table["count"] / misses if misses else 0.0)
+
+
+def _labels(is_miss: np.ndarray, findings: list[Finding], baseline: np.ndarray) -> np.ndarray:
+    labels = np.where(is_miss, baseline, None)
+    for finding in reversed(findings):
+        labels[finding.claims & is_miss] = finding.cause
+    return labels
+
+
+def _verdict(ledger: Ledger, findings: list[Finding]) -> str:
+    if any(finding.cause == "incomplete_capture" for finding in findings) or not ledger.total:
+        return FAULTY if any(finding.memory_bytes for finding in findings) else INSUFFICIENT
+    if any(finding.verdict == CONFIRMED for finding in findings):
+        return FAULTY
+    return INSUFFICIENT if findings else HEALTHY
+
+
+def _unchecked(outcomes: list[Any], findings: list[Finding]) -> list[NotTestable]:
+    decided = {outcome.cause for outcome in outcomes} | {finding.cause for finding in findings}
+    return [
+        NotTestable(cause, _NO_CHECK_YET) for cause in CAUSES if cause not in decided and cause != key_states.COLD_START
+    ]

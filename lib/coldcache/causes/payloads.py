@@ -1,0 +1,146 @@
+"""Payloads: what was stored cannot be read."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from coldcache.causes.outcomes import (
+    CONFIRMED,
+    SUSPECTED,
+    Evidence,
+    Finding,
+    Fix,
+    Investigation,
+    NotTestable,
+    Outcome,
+    RuledOut,
+    percent,
+)
+from coldcache.payloads import is_unreadable
+
+_LEAST_HITS = 20
+_MOSTLY = 0.5
+
+_WAYS_OUT = {
+    "python_repr": (
+        "Store the encoded bytes themselves; str(), repr() or an f-string around bytes stores their picture.",
+        "cache.set(key, json.dumps(result).encode(), ex=ttl)   # not str(json.dumps(result).encode())\n",
+    ),
+    "object_object": (
+        "Encode the object before storing it.",
+        "await client.set(key, JSON.stringify(result), { EX: ttl })\n",
+    ),
+    "node_buffer": (
+        "Store the Buffer itself, or its JSON; JSON.stringify of a Buffer stores its byte numbers.",
+        "await client.set(key, JSON.stringify(result), { EX: ttl })\n",
+    ),
+}
+
+
+def check_unused_hits(investigation: Investigation) -> list[Outcome]:
+    """Look for hits that are followed by a rewrite of the same key: the value did not help."""
+    reads = investigation.ledger.reads
+    hits = reads[reads["outcome"].eq("hit")]
+    if len(hits) < _LEAST_HITS:
+        needs = f"at least {_LEAST_HITS} hits: record longer, or after the other causes are mended"
+        return [NotTestable("serialization", needs), NotTestable("hit_unused", needs)]
+    families = hits.groupby("family", observed=True)["effective"].agg(hits="size", used="sum")
+    families["wasted"] = 1 - families["used"] / families["hits"]
+    broken = families[(families["wasted"] >= _MOSTLY) & (families["hits"] >= _LEAST_HITS)]
+    if broken.empty:
+        wasted = int((~hits["effective"]).sum())
+        why = f"{percent(1 - wasted / len(hits))} of the hits were used: {wasted:,} of {len(hits):,} were followed by a rewrite"
+        return [RuledOut("serialization", why), RuledOut("hit_unused", why)]
+    intact = families[~families.index.isin(broken.index)]
+    control = float(1 - intact["used"].sum() / intact["hits"].sum()) if len(intact) else None
+    formats = _formats_by_family(investigation)
+    unreadable = [name for name in broken.index if is_unreadable(str(formats.get(name, "")))]
+    outcomes: list[Outcome] = []
+    if unreadable:
+        outcomes.append(_finding(investigation, broken.loc[unreadable], formats, control))
+    if others := [name for name in broken.index if name not in unreadable]:
+        outcomes.append(_unused(investigation, broken.loc[others], formats, control))
+    else:
+        outcomes.append(RuledOut("hit_unused", "every family with unused hits holds values that cannot be read"))
+    return outcomes
+
+
+def _formats_by_family(investigation: Investigation) -> pd.Series:
+    """The commonest class of the values written, by family."""
+    writes = investigation.ledger.writes
+    writes = writes[writes["outcome"].eq("written") & writes["value_format"].notna()]
+    return writes.groupby("family", observed=True)["value_format"].agg(lambda formats: formats.astype("str").mode().iloc[0])
+
+
+def _finding(
+    investigation: Investigation, broken: pd.DataFrame, formats: pd.Series, control: float | None
+) -> Finding:
+    stored = str(formats[broken.index[0]])
+    kind, _, inside = stored.partition(":")
+    meant = inside or "json"
+    wasted = int((broken["hits"] - broken["used"]).sum())
+    text, code = _WAYS_OUT.get(kind, ("Store what the reader reads: one encoder, one decoder, in one place.", ""))
+    writes = investigation.ledger.writes
+    ours = writes[writes["family"].isin(broken.index) & writes["value_format"].notna()]
+    share = float(ours["value_format"].astype("str").map(is_unreadable).mean())
+    wasted_share = wasted / int(broken["hits"].sum())
+    return Finding(
+        cause="serialization",
+        verdict=CONFIRMED,
+        confidence=wasted_share - (control or 0.0),
+        claims=investigation.no_claims(),
+        useless_hits=wasted,
+        families=tuple({"reads": str(name), "writes": str(name)} for name in broken.index),
+        edit=f"{kind} -> {meant}",
+        summary=(
+            f"{percent(wasted_share)} of the hits of {' and '.join(map(str, broken.index[:3]))} are useless: the stored "
+            f"value is {_described(kind, inside)}, the reader cannot use it, and the work is done again."
+        ),
+        evidence=(
+            Evidence("share of hits followed by a rewrite of the same key; control: the other families", wasted_share, control),
+            Evidence(f"share of stored values of the class {stored}", share),
+            Evidence("hits that did not help", wasted),
+        ),
+        fix=Fix("serialization", text, code),
+    )
+
+
+def _described(kind: str, inside: str) -> str:
+    what = {
+        "python_repr": "the Python repr of bytes, b'…'" if inside else "a Python repr",
+        "object_object": "the text [object Object]",
+        "node_buffer": "a Node.js Buffer as JSON",
+        "json_truncated": "JSON that breaks off",
+        "json_double": "JSON encoded twice",
+        "utf8_mangled": "binary data mangled by a UTF-8 conversion",
+        "literal_nothing": "a word for nothing (undefined, None, NaN)",
+    }[kind]
+    return f"{what} around {inside}" if inside else what
+
+
+def _unused(
+    investigation: Investigation, broken: pd.DataFrame, formats: pd.Series, control: float | None
+) -> Finding:
+    wasted = int((broken["hits"] - broken["used"]).sum())
+    names = " and ".join(map(str, broken.index[:3]))
+    return Finding(
+        cause="hit_unused",
+        verdict=SUSPECTED,
+        confidence=wasted / int(broken["hits"].sum()) - (control or 0.0),
+        claims=investigation.no_claims(),
+        useless_hits=wasted,
+        families=tuple({"reads": str(name), "writes": str(name)} for name in broken.index),
+        summary=(
+            f"Most hits of {names} are followed by a rewrite of the same key, though the values "
+            f"({', '.join(sorted({str(formats.get(name, 'unknown')) for name in broken.index}))}) look readable: either the "
+            "application recomputes all the same, or it writes on every access by design."
+        ),
+        evidence=(
+            Evidence(
+                "share of hits followed by a rewrite of the same key; control: the other families",
+                wasted / int(broken["hits"].sum()),
+                control,
+            ),
+        ),
+        fix=Fix("hit_unused", "Look at what the reader does after a hit: a sentinel taken for a miss, or a forced refresh.", ""),
+    )

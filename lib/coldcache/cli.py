@@ -1,0 +1,281 @@
+"""The command line. Exit status: 0 fine, 2 something is wrong with the cache, 1 coldcache failed, 64 wrong arguments."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from coldcache import __version__
+from coldcache.errors import ColdcacheError, MissingExtraError, UnknownNameError, UsageError, did_you_mean
+
+FINE, BROKEN, ALERT, WRONG_ARGUMENTS = 0, 1, 2, 64
+_MODES = ("exact", "monitor", "events", "burst")
+# typer carries its own copy of click and exports only this subclass of its usage errors.
+_ClickUsageError = typer.BadParameter.__bases__[0]
+_messages = Console(stderr=True, highlight=False)
+
+app = typer.Typer(
+    name="coldcache",
+    help="Why did the Redis cache go cold, and what did it do to memory?\n\n"
+    "Try it without a server of your own: [bold]coldcache demo[/bold]. "
+    "Exit status: 0 fine, 2 something is wrong with the cache, 1 coldcache itself failed, 64 wrong arguments.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+lab_app = typer.Typer(help="The sample analyzer's faults and their ground truth.", no_args_is_help=True)
+app.add_typer(lab_app, name="lab")
+
+CaseArgument = Annotated[str, typer.Argument(metavar="CASE", help="case folder, or a sample such as sample-key_prefix")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"coldcache {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")] = False,
+) -> None:
+    pass
+
+
+@contextmanager
+def _needs(extra: str) -> Iterator[None]:
+    """Turn a missing optional package into the command that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("coldcache"):
+            raise
+        raise MissingExtraError(
+            f"The package {error.name} is missing. Install it with: pip install 'coldcache[{extra}]'"
+        ) from None
+
+
+@contextmanager
+def _recording_bar(seconds: float | None, quiet: bool) -> Iterator[Callable[[Any], None]]:
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("recording"),
+        BarColumn(),
+        TextColumn("{task.fields[shown]}"),
+        TimeElapsedColumn(),
+        console=_messages,
+        disable=quiet,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("recording", total=seconds, shown="connecting")
+
+        def show(progress: Any) -> None:
+            rate = "–" if progress.hit_rate is None else f"{progress.hit_rate:.1%}"
+            shown = f"{progress.commands:,} commands, hit rate {rate}, {progress.stream_bytes / 1e6:.1f} MB"
+            bar.update(task, completed=progress.elapsed_s, shown=shown)
+
+        yield show
+
+
+@contextmanager
+def _report_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("notebooks"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[shown]}"),
+        TimeElapsedColumn(),
+        console=_messages,
+        disable=quiet,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("notebooks", total=None, shown="")
+        yield lambda step, done, total: bar.update(task, completed=done, total=total, shown=step)
+
+
+@app.command()
+def demo(
+    fault: Annotated[str, typer.Option(metavar="ID", help="fault of the sample analyzer, see: coldcache lab list")] = "key_prefix",
+    seconds: Annotated[float, typer.Option(min=5, help="length of the recording")] = 20.0,
+    out: Annotated[Path | None, typer.Option(help="folder for the case and the report  [default: demo/FAULT-TIME]")] = None,
+    seed: Annotated[int, typer.Option(help="where in the access trace the requests begin")] = 1,
+    rate: Annotated[float, typer.Option(min=1, max=2000, help="requests per second")] = 120.0,
+    url_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="use the server whose URL this variable holds, not an embedded one")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars")] = False,
+) -> int:
+    """Record a real incident and explain it: an embedded server, a sample analyzer with a fault, a report.
+
+    Ends with 0 when the verdict names the fault that was switched on, with 1 otherwise.
+    """
+    with _needs("lab,notebooks"):
+        from coldcache.lab.faults import fault as fault_of
+        from coldcache.lab.incident import record_incident
+        from coldcache.report.runner import ReportOptions, run_report
+    from coldcache.case import utc_now
+    from coldcache.record.server import url_from
+
+    truth = fault_of(fault)
+    folder = out or Path("demo") / f"{fault}-{utc_now():%Y%m%dT%H%M%S}"
+    url = url_from(url_env, None) if url_env else None
+    if not quiet:
+        _messages.print(f"dragon3, a sample image analyzer: {truth.title}. Recording for {seconds:.0f} s.")
+    with _recording_bar(seconds, quiet) as show:
+        record_incident(fault, folder / "case", seconds=seconds, seed=seed, rate=rate, url=url, on_progress=show)
+    with _report_bar(quiet) as step:
+        report = run_report(str(folder / "case"), ReportOptions(out=folder / "report"), step)
+    findings = report.verdict["findings"]
+    named = findings[0]["cause"] if findings else report.verdict["verdict"]
+    typer.echo(f"Fault:   {truth.id}")
+    typer.echo(f"Verdict: {named}")
+    if findings:
+        typer.echo(f"         {findings[0]['summary']}")
+    typer.echo(f"Report:  {report.html}")
+    return FINE if named == truth.cause else BROKEN
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option(metavar="CASE", help="case folder to create; an existing one is never overwritten")],
+    url_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="environment variable that holds the server's URL  [default: REDIS_URL]")
+    ] = None,
+    url_file: Annotated[Path | None, typer.Option(metavar="FILE", help="file that holds the server's URL")] = None,
+    pid: Annotated[int | None, typer.Option(help="process whose resident memory is sampled too")] = None,
+    seconds: Annotated[float | None, typer.Option(min=2, help="how long; without it until Ctrl-C")] = None,
+    mode: Annotated[str, typer.Option(help="how to watch: exact (MONITOR with key events on one connection)")] = "exact",
+    keep_raw: Annotated[
+        bool, typer.Option("--keep-raw", help="keep the captured stream in raw/: it holds all VALUES in clear")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> int:
+    """Record a live server into a case folder.
+
+    MONITOR costs a busy server up to half of its throughput while it runs: record for a minute,
+    at first. notify-keyspace-events is set for the recording and put back at the end. Values are
+    not stored, only their size, a keyed digest and their format.
+
+    The URL comes from a variable or a file, never from the command line, where other users would see it:
+
+        REDIS_URL=redis://host:6379/0 coldcache record --out incident --seconds 60
+    """
+    from coldcache.record.recorder import RecordOptions
+    from coldcache.record.recorder import record as record_case
+    from coldcache.record.server import url_from
+
+    if mode not in _MODES:
+        raise UnknownNameError(f"There is no mode {mode!r}.{did_you_mean(mode, _MODES)}")
+    if mode != "exact":
+        raise UsageError(f"The mode {mode!r} is not built yet; this version records with --mode exact.")
+    options = RecordOptions(url=url_from(url_env, url_file), out=out, seconds=seconds, pid=pid, keep_raw=keep_raw)
+    with _recording_bar(seconds, quiet) as show:
+        case = record_case(options, show)
+    typer.echo(str(case))
+    typer.echo(f"\nNext: coldcache diagnose {out}\n      coldcache report {out}")
+    return FINE
+
+
+@app.command()
+def diagnose(
+    case: CaseArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")] = False,
+) -> int:
+    """Say what is wrong with the cache of a case, and how that is known."""
+    from coldcache.case import open_case
+    from coldcache.causes.diagnosis import diagnose as diagnose_case
+
+    diagnosis = diagnose_case(open_case(case))
+    if as_json:
+        typer.echo(json.dumps(diagnosis.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        typer.echo(str(diagnosis.ledger))
+        typer.echo(str(diagnosis))
+    return ALERT if diagnosis.alert else FINE
+
+
+@app.command()
+def report(
+    case: CaseArgument,
+    notebook: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="run only this notebook and the verdict's; may be repeated")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="a notebook's parameter; may be repeated")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder to write  [default: reports/CASE]")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> int:
+    """Run the notebooks on a case and write one offline HTML report."""
+    with _needs("notebooks"):
+        from coldcache.report.runner import ReportOptions, case_name, run_report
+    from coldcache.case import open_case
+
+    options = ReportOptions(
+        out=out or Path("reports") / case_name(open_case(case)),
+        notebooks=tuple(notebook or ()),
+        parameters=_pairs(parameter or []),
+    )
+    with _report_bar(quiet) as step:
+        made = run_report(case, options, step)
+    findings = made.verdict["findings"]
+    typer.echo(f"Verdict: {findings[0]['cause'] if findings else made.verdict['verdict']}")
+    if findings:
+        typer.echo(f"         {findings[0]['summary']}")
+    typer.echo(f"Report:  {made.html}")
+    return ALERT if made.alert else FINE
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--parameter {text!r} should be NAME=VALUE, like --parameter bin_s=2.")
+        pairs[name] = value
+    return pairs
+
+
+@lab_app.command("list")
+def lab_list() -> int:
+    """List the faults: cause, edit that mends it, and what goes wrong."""
+    from coldcache.lab.faults import FAULTS
+
+    for fault in FAULTS.values():
+        typer.echo(f"{fault.id:<15}{fault.edit or '–':<26}{fault.title}")
+    return FINE
+
+
+def main() -> None:
+    """Run the command line and leave with the contract's exit status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit status; messages go to stderr."""
+    try:
+        status = app(arguments, standalone_mode=False)
+    except ColdcacheError as error:
+        _messages.print(f"coldcache: {error}", markup=False, soft_wrap=True)
+        return error.exit_code
+    except _ClickUsageError as error:
+        _messages.print(f"coldcache: {error.format_message()} Try: coldcache --help", markup=False, soft_wrap=True)  # type: ignore[attr-defined]
+        return WRONG_ARGUMENTS
+    except (KeyboardInterrupt, typer.Abort):
+        _messages.print("coldcache: interrupted.", markup=False)
+        return BROKEN
+    except BrokenPipeError:
+        return BROKEN
+    return status if isinstance(status, int) else FINE

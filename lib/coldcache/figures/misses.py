@@ -1,0 +1,72 @@
+"""Misses by cause, and hit rate by family."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from coldcache.figures.theme import BAD, CAUSE_COLOURS, GOOD, GRID, MUTED, SECOND, note, safe
+
+_ROW_PX = 34
+
+
+def misses_by_cause(misses: pd.DataFrame) -> go.Figure:
+    """Draw how many misses each cause has: a diagnosis's ``misses`` (``cause``, ``count``, ``share``)."""
+    if misses.empty:
+        return note("There are no misses in this recording.")
+    figure = go.Figure(
+        go.Bar(
+            x=misses["count"],
+            y=[safe(cause) for cause in misses["cause"]],
+            orientation="h",
+            marker={"color": [CAUSE_COLOURS.get(cause, SECOND) for cause in misses["cause"]]},
+            text=[f"{count:,} ({share:.1%})" for count, share in zip(misses["count"], misses["share"], strict=True)],
+            textposition="auto",
+            cliponaxis=False,
+            hovertemplate="%{y}: %{x:,} misses<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        title="Every miss has one cause",
+        height=120 + _ROW_PX * max(2, len(misses)),
+        xaxis={"title": "misses"},
+        yaxis={"autorange": "reversed"},
+        margin={"r": 110},
+    )
+    return figure
+
+
+def families(by_family: pd.DataFrame) -> go.Figure:
+    """Draw each family's reads, split into used hits, unused hits and misses (``Ledger.by_family``)."""
+    if by_family.empty:
+        return note("There are no reads in this recording.")
+    names = [safe(name) for name in by_family["family"]]
+    reads = by_family["reads"]
+    parts = (
+        ("hit and used", by_family["effective_hit_rate"] * reads, GOOD),
+        ("hit, value not used", (by_family["hit_rate"] - by_family["effective_hit_rate"]) * reads, "#e0a030"),
+        ("miss", (1 - by_family["hit_rate"]) * reads, BAD),
+    )
+    figure = go.Figure(
+        [
+            go.Bar(
+                x=counts, y=names, name=name, orientation="h", marker={"color": colour, "line": {"color": GRID, "width": 0}},
+                hovertemplate="%{x:,.0f} reads",
+            )
+            for name, counts, colour in parts
+        ]
+    )  # fmt: skip
+    for name, rate, count in zip(names, by_family["hit_rate"], reads, strict=True):
+        figure.add_annotation(
+            x=count, y=name, text=f" {rate:.1%} hit", xanchor="left", showarrow=False, font={"color": MUTED, "size": 12}
+        )
+    figure.update_layout(
+        title="What the reads of each key family got",
+        barmode="stack",
+        height=150 + _ROW_PX * max(2, len(by_family)),
+        xaxis={"title": "reads"},
+        yaxis={"autorange": "reversed"},
+        hovermode="y unified",
+        margin={"r": 90},
+    )
+    return figure

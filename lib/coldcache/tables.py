@@ -1,0 +1,48 @@
+"""Frames as a reader wants them: no index, rounded, whole texts, escaped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+_MOST_ROWS = 50
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ShownTable:
+    """A frame that shows itself; `frame` keeps full precision."""
+
+    frame: pd.DataFrame
+    digits: int = 3
+
+    def _head(self) -> pd.DataFrame:
+        return self.frame.head(_MOST_ROWS).round(self.digits)
+
+    def _rest(self) -> str:
+        total = len(self.frame)
+        return f"{min(_MOST_ROWS, total)} of {total} rows" if total > _MOST_ROWS else ""
+
+    def __str__(self) -> str:
+        with pd.option_context("display.max_colwidth", None, "display.width", 200):
+            text = self._head().to_string(index=False, na_rep="–") if len(self.frame) else "no rows"
+        return "\n".join(filter(None, [text, self._rest()]))
+
+    def __repr__(self) -> str:
+        return f"<ShownTable {len(self.frame)} rows>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        if self.frame.empty:
+            return "<p>no rows</p>"
+        with pd.option_context("display.max_colwidth", None):
+            table = self._head().to_html(index=False, na_rep="–", border=0, justify="left")  # escapes its cells
+        return f"{table}<p>{self._rest()}</p>" if self._rest() else table
+
+
+def shown(frame: pd.DataFrame, *, digits: int = 3) -> ShownTable:
+    """Return a frame as a table to be read: at most 50 rows, saying so, and `digits` decimals."""
+    return ShownTable(frame, digits)

@@ -1,0 +1,156 @@
+"""The verdict as a notebook shows it: a card for people, JSON for programs.
+
+The last cell of ``90_root_cause`` displays it. Its MIME type is what ``coldcache report`` reads:
+an alert is a verdict, not an exception, so that the report is complete when it alerts.
+"""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+from coldcache.causes.diagnosis import HEALTHY, Diagnosis
+from coldcache.causes.outcomes import Finding, percent
+
+MIME = "application/vnd.coldcache.verdict+json"
+_TITLES = {
+    "key_prefix": "The cache is read under one prefix and written under another",
+    "key_naming": "The cache is read under one name and written under another",
+    "key_version": "Reader and writer use different versions of the key",
+    "ttl_unit": "The time to live is in the wrong unit",
+    "ttl_short": "Values expire before they are read again",
+    "serialization": "What is stored cannot be read",
+    "hit_unused": "Hits are not used",
+    "heap_leak": "The process keeps memory for ever",
+    "incomplete_capture": "The recording is incomplete",
+    "eviction": "Redis evicts values before they are read again",
+    "invalidation_storm": "Values are deleted before they are read again",
+    "flush": "The cache was flushed",
+    "set_skipped": "Misses are never filled",
+}
+_BADGES = {"healthy": "Healthy", "faulty": "Faulty", "insufficient_evidence": "Insufficient evidence"}
+_STYLE = """
+<style>
+.cc-verdict{font:15px/1.5 system-ui,sans-serif;color:#1b2733;}
+.cc-verdict .cc-card{border:1px solid #d8dee6;border-left:6px solid var(--cc);border-radius:8px;padding:18px 22px;margin:0 0 16px;background:#fff}
+.cc-verdict h3{font-size:21px;line-height:1.3;margin:0 0 6px}
+.cc-verdict p{margin:6px 0}
+.cc-verdict .cc-badge{display:inline-block;background:var(--cc);color:#fff;border-radius:99px;padding:1px 12px;font-size:13px;font-weight:600;margin-right:8px}
+.cc-verdict .cc-muted{color:#5b6b7b;font-size:13px}
+.cc-verdict .cc-rates{display:flex;gap:14px;flex-wrap:wrap;margin:12px 0 4px}
+.cc-verdict .cc-rate{background:#f4f7fa;border-radius:8px;padding:8px 16px;min-width:120px}
+.cc-verdict .cc-rate b{display:block;font-size:24px;line-height:1.2}
+.cc-verdict .cc-edit{font:600 17px ui-monospace,monospace;background:#fff6e0;border-radius:6px;padding:3px 10px;display:inline-block;overflow-wrap:anywhere}
+.cc-verdict pre{background:#f4f7fa;border-radius:6px;padding:10px 14px;overflow-x:auto;margin:8px 0;font-size:13px}
+.cc-verdict table{border-collapse:collapse;width:100%;margin:8px 0;font-size:14px}
+.cc-verdict td,.cc-verdict th{text-align:left;padding:5px 10px;border-bottom:1px solid #e6ebf0;vertical-align:top}
+.cc-verdict td.cc-n,.cc-verdict th.cc-n{text-align:right;white-space:nowrap}
+</style>"""
+_COLOURS = {"healthy": "#1a7f4b", "faulty": "#c0362c", "insufficient_evidence": "#9a6700"}
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RootCause:
+    """A diagnosis as the page one takes into a post-mortem."""
+
+    diagnosis: Diagnosis
+
+    def __str__(self) -> str:
+        return str(self.diagnosis)
+
+    def __repr__(self) -> str:
+        return f"<RootCause {self.diagnosis.verdict}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return {
+            MIME: {"alert": self.diagnosis.alert, "diagnosis": self.diagnosis.to_dict()},
+            "text/html": verdict_html(self.diagnosis),
+            "text/plain": str(self.diagnosis),
+        }
+
+
+def root_cause(diagnosis: Diagnosis) -> RootCause:
+    """Return the diagnosis as an object that shows itself and carries its JSON."""
+    return RootCause(diagnosis)
+
+
+def title_of(diagnosis: Diagnosis) -> str:
+    """Return the answer as a headline of a few words."""
+    if diagnosis.findings:
+        first = diagnosis.findings[0]
+        return _TITLES.get(first.cause, first.cause)
+    return "Nothing is wrong with this cache" if diagnosis.verdict == HEALTHY else "There is too little evidence"
+
+
+def verdict_html(diagnosis: Diagnosis) -> str:
+    """Return the verdict as HTML: the answer, its numbers, then each finding with evidence and fix."""
+    colour = _COLOURS[diagnosis.verdict]
+    parts = [_STYLE, f'<div class="cc-verdict" style="--cc:{colour}">', '<div class="cc-card">']
+    badge = f'<span class="cc-badge">{_BADGES[diagnosis.verdict]}</span>'
+    cause = f'<span class="cc-muted">{html.escape(diagnosis.findings[0].cause)}</span>' if diagnosis.findings else ""
+    parts.append(f"<p>{badge}{cause}</p><h3>{html.escape(title_of(diagnosis))}</h3>")
+    parts.append(f"<p>{html.escape(diagnosis.headline)}</p>")
+    parts.append(_rates(diagnosis))
+    if diagnosis.findings:
+        first = diagnosis.findings[0]
+        if first.edit:
+            parts.append(f'<p><span class="cc-edit">{html.escape(first.edit.replace(" -> ", " → "))}</span></p>')
+        parts.append(f"<p><b>Do this:</b> {html.escape(first.fix.text)}</p>")
+        if first.fix.code:
+            parts.append(f"<pre>{html.escape(first.fix.code.rstrip())}</pre>")
+    parts.append("</div>")
+    for rank, (finding, count) in enumerate(zip(diagnosis.findings, diagnosis.attributed, strict=True), start=1):
+        parts.append(_finding_html(diagnosis, rank, finding, count))
+    parts.append("</div>")
+    return "\n".join(parts)
+
+
+def _rates(diagnosis: Diagnosis) -> str:
+    ledger = diagnosis.ledger
+    if ledger.hit_rate is None or ledger.effective_hit_rate is None:
+        return ""
+    boxes = [("hit rate now", f"{ledger.hit_rate:.1%}")]
+    if ledger.effective_hit_rate != ledger.hit_rate:
+        boxes.append(("of that really used", f"{ledger.effective_hit_rate:.1%}"))
+    if diagnosis.findings:
+        first = diagnosis.findings[0]
+        predicted = diagnosis.predicted_hit_rate(first)
+        if predicted is not None and (first.claims.any() or first.useless_hits):
+            boxes.append(("predicted after the fix", f"{predicted:.1%}"))
+        if first.memory_bytes:
+            boxes.append(("memory kept in the recording", f"{first.memory_bytes / 1e6:.1f} MB"))
+    boxes.append(("reads, each accounted for", f"{ledger.total:,}"))
+    boxes.append(("differ from INFO's count", "unknown" if ledger.residual is None else f"{ledger.residual:,}"))
+    cells = "".join(f'<div class="cc-rate"><b>{value}</b><span class="cc-muted">{name}</span></div>' for name, value in boxes)
+    return f'<div class="cc-rates">{cells}</div>'
+
+
+def _finding_html(diagnosis: Diagnosis, rank: int, finding: Finding, count: int) -> str:
+    misses = diagnosis.ledger.misses
+    share = f"{count:,} of {misses:,} misses ({percent(count / misses)})" if count and misses else "no misses"
+    rows = "".join(
+        f"<tr><td>{html.escape(evidence.what)}</td><td class='cc-n'>{_number(evidence.value)}</td>"
+        f"<td class='cc-n'>{_number(evidence.control)}</td></tr>"
+        for evidence in finding.evidence
+    )
+    families = "".join(
+        f"<li><code>{html.escape(pair['reads'])}</code>"
+        + (f" is written as <code>{html.escape(pair['writes'])}</code>" if pair["reads"] != pair["writes"] else "")
+        + "</li>"
+        for pair in finding.families
+    )
+    return (
+        f'<div class="cc-card"><p><b>{rank}. {html.escape(finding.cause)}</b> '
+        f'<span class="cc-muted">{finding.verdict}, confidence {finding.confidence:.2f}, {share}</span></p>'
+        f"<p>{html.escape(finding.summary)}</p>"
+        + (f"<ul>{families}</ul>" if families else "")
+        + "<table><tr><th>Evidence</th><th class='cc-n'>value</th><th class='cc-n'>control</th></tr>"
+        + f"{rows}</table></div>"
+    )
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if abs(value) < 100 else f"{value:,.0f}"
