@@ -127,8 +127,7 @@ class Case:
             return pq.read_table(path, columns=columns).to_pandas()
         except (pa.ArrowException, OSError) as error:
             raise DamagedCaseError(
-                f"{self.shown_as}: {declared.path} cannot be read ({error}). "
-                "Restore it from a copy of the case, or record again."
+                f"{self.shown_as}: {declared.path} cannot be read ({error}). Restore it from a copy of the case, or record again."
             ) from None
 
     @cached_property
@@ -139,16 +138,6 @@ class Case:
     def _path(self, table: schema.Table) -> Path:
         return self.folder / table.path
 
-    def holds(self) -> pd.DataFrame:
-        """Return one row per kind of evidence: ``evidence``, ``rows`` (null where it is missing)."""
-        rows = self.meta["rows"]
-        return pd.DataFrame(
-            {
-                "evidence": list(EVIDENCE),
-                "rows": pd.array([rows.get(table) for table in EVIDENCE.values()], dtype="Int64"),
-            }
-        )
-
     def __str__(self) -> str:
         seconds = (self.end - self.start).total_seconds()
         server = self.meta["servers"][0]
@@ -156,9 +145,10 @@ class Case:
             f"Case {self.shown_as}: {self.start:%Y-%m-%d %H:%M:%S} UTC, {seconds:.0f} s, {self.basis} basis",
             f"  server    {server['software']} {server['version']}",
         ]
-        for row in self.holds().itertuples():
-            held = "missing" if pd.isna(row.rows) else f"{row.rows:,} rows"
-            lines.append(f"  {row.evidence:<14}{held}")
+        rows = self.meta["rows"]
+        for evidence, table in EVIDENCE.items():
+            held = f"{rows[table]:,} rows" if table in rows else "missing"
+            lines.append(f"  {evidence:<14}{held}")
         lines += [f"  gap       {gap['start']} to {gap['end']}: {gap['reason']}" for gap in self.gaps]
         return "\n".join(lines)
 
@@ -257,4 +247,3 @@ def checksums(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-

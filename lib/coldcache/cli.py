@@ -19,7 +19,7 @@ from coldcache.errors import ColdcacheError, MissingExtraError, UnknownNameError
 FINE, BROKEN, ALERT, WRONG_ARGUMENTS = 0, 1, 2, 64
 _MODES = ("exact", "monitor", "events", "burst")
 # typer carries its own copy of click and exports only this subclass of its usage errors.
-_ClickUsageError = typer.BadParameter.__bases__[0]
+_ClickUsageError: type[Any] = typer.BadParameter.__bases__[0]
 _messages = Console(stderr=True, highlight=False)
 
 app = typer.Typer(
@@ -107,7 +107,9 @@ def _report_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 @app.command()
 def demo(
-    fault: Annotated[str, typer.Option(metavar="ID", help="fault of the sample analyzer, see: coldcache lab list")] = "key_prefix",
+    fault: Annotated[
+        str, typer.Option(metavar="ID", help="fault of the sample analyzer, see: coldcache lab list")
+    ] = "key_prefix",
     seconds: Annotated[float, typer.Option(min=5, help="length of the recording")] = 20.0,
     out: Annotated[Path | None, typer.Option(help="folder for the case and the report  [default: demo/FAULT-TIME]")] = None,
     seed: Annotated[int, typer.Option(help="where in the access trace the requests begin")] = 1,
@@ -271,7 +273,7 @@ def run(arguments: list[str]) -> int:
         _messages.print(f"coldcache: {error}", markup=False, soft_wrap=True)
         return error.exit_code
     except _ClickUsageError as error:
-        _messages.print(f"coldcache: {error.format_message()} Try: coldcache --help", markup=False, soft_wrap=True)  # type: ignore[attr-defined]
+        _messages.print(f"coldcache: {error.format_message()} Try: coldcache --help", markup=False, soft_wrap=True)
         return WRONG_ARGUMENTS
     except (KeyboardInterrupt, typer.Abort):
         _messages.print("coldcache: interrupted.", markup=False)

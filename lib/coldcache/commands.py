@@ -88,28 +88,102 @@ _declare("EXPIRE PEXPIRE EXPIREAT PEXPIREAT PERSIST", _Rule("expire"))
 _declare("WATCH", _Rule("other", last=-1))
 _declare("BLPOP BRPOP BZPOPMIN BZPOPMAX", _Rule("write", last=-2))
 
-_STORES = frozenset("SINTERSTORE SUNIONSTORE SDIFFSTORE PFMERGE".split())
-_NUMKEYS_FIRST = frozenset("ZINTER ZUNION ZDIFF SINTERCARD ZINTERCARD".split())
-_NUMKEYS_STORES = frozenset("ZINTERSTORE ZUNIONSTORE ZDIFFSTORE".split())
+_STORES = frozenset(["SINTERSTORE", "SUNIONSTORE", "SDIFFSTORE", "PFMERGE"])
+_NUMKEYS_FIRST = frozenset(["ZINTER", "ZUNION", "ZDIFF", "SINTERCARD", "ZINTERCARD"])
+_NUMKEYS_STORES = frozenset(["ZINTERSTORE", "ZUNIONSTORE", "ZDIFFSTORE"])
 _STREAM_READS = frozenset({"XREAD", "XREADGROUP"})
-_SCRIPTS = frozenset("EVAL EVALSHA EVAL_RO EVALSHA_RO FCALL FCALL_RO".split())
+_SCRIPTS = frozenset(["EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"])
 
 KEYLESS = frozenset(
-    "ACL ASKING AUTH BGREWRITEAOF BGSAVE CLIENT CLUSTER COMMAND COMMANDLOG CONFIG DBSIZE DEBUG DISCARD ECHO "
-    "EXEC FAILOVER FLUSHALL FLUSHDB FUNCTION HELLO INFO KEYS LASTSAVE LATENCY LOLWUT MODULE MONITOR "
-    "MULTI PING PSUBSCRIBE PSYNC PUBLISH PUBSUB PUNSUBSCRIBE QUIT RANDOMKEY READONLY READWRITE "
-    "REPLCONF REPLICAOF RESET ROLE SAVE SCAN SCRIPT SELECT SHUTDOWN SLAVEOF SLOWLOG SPUBLISH "
-    "SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE SWAPDB SYNC TIME UNSUBSCRIBE UNWATCH WAIT WAITAOF".split()
+    [
+        "ACL",
+        "ASKING",
+        "AUTH",
+        "BGREWRITEAOF",
+        "BGSAVE",
+        "CLIENT",
+        "CLUSTER",
+        "COMMAND",
+        "COMMANDLOG",
+        "CONFIG",
+        "DBSIZE",
+        "DEBUG",
+        "DISCARD",
+        "ECHO",
+        "EXEC",
+        "FAILOVER",
+        "FLUSHALL",
+        "FLUSHDB",
+        "FUNCTION",
+        "HELLO",
+        "INFO",
+        "KEYS",
+        "LASTSAVE",
+        "LATENCY",
+        "LOLWUT",
+        "MODULE",
+        "MONITOR",
+        "MULTI",
+        "PING",
+        "PSUBSCRIBE",
+        "PSYNC",
+        "PUBLISH",
+        "PUBSUB",
+        "PUNSUBSCRIBE",
+        "QUIT",
+        "RANDOMKEY",
+        "READONLY",
+        "READWRITE",
+        "REPLCONF",
+        "REPLICAOF",
+        "RESET",
+        "ROLE",
+        "SAVE",
+        "SCAN",
+        "SCRIPT",
+        "SELECT",
+        "SHUTDOWN",
+        "SLAVEOF",
+        "SLOWLOG",
+        "SPUBLISH",
+        "SSUBSCRIBE",
+        "SUBSCRIBE",
+        "SUNSUBSCRIBE",
+        "SWAPDB",
+        "SYNC",
+        "TIME",
+        "UNSUBSCRIBE",
+        "UNWATCH",
+        "WAIT",
+        "WAITAOF",
+    ]
 )
 CONTAINERS = frozenset(
-    "ACL CLIENT CLUSTER COMMAND COMMANDLOG CONFIG DEBUG FUNCTION LATENCY MEMORY MODULE OBJECT PUBSUB "
-    "SCRIPT SLOWLOG XGROUP XINFO".split()
+    [
+        "ACL",
+        "CLIENT",
+        "CLUSTER",
+        "COMMAND",
+        "COMMANDLOG",
+        "CONFIG",
+        "DEBUG",
+        "FUNCTION",
+        "LATENCY",
+        "MEMORY",
+        "MODULE",
+        "OBJECT",
+        "PUBSUB",
+        "SCRIPT",
+        "SLOWLOG",
+        "XGROUP",
+        "XINFO",
+    ]
 )
 FLUSHES = frozenset({"FLUSHALL", "FLUSHDB"})
 # OBJECT on an absent key counts a miss but sends no event: no verdict from events.
 NO_KEYMISS_EVENT = frozenset({"OBJECT"})
 # Commands whose success shows as a `set` key event (flag $).
-STRING_WRITES = frozenset("SET SETNX SETEX PSETEX MSET MSETNX GETSET".split())
+STRING_WRITES = frozenset(["SET", "SETNX", "SETEX", "PSETEX", "MSET", "MSETNX", "GETSET"])
 
 
 def full_name(args: Sequence[str]) -> str:

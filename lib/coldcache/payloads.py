@@ -34,7 +34,7 @@ UNREADABLE = frozenset(
 
 def is_unreadable(value_format: str) -> bool:
     """Whether values of that class cannot be turned back into what was meant."""
-    return value_format.split(":")[0] in UNREADABLE
+    return value_format.split(":", maxsplit=1)[0] in UNREADABLE
 
 
 def payload_format(value: bytes, *, depth: int = 1) -> str:

@@ -212,9 +212,7 @@ def table(name: str) -> Table:
         There is no such table.
     """
     if name not in TABLES:
-        raise UnknownNameError(
-            f"A case has no table {name!r}.{did_you_mean(name, TABLES)} It has: {', '.join(TABLES)}."
-        )
+        raise UnknownNameError(f"A case has no table {name!r}.{did_you_mean(name, TABLES)} It has: {', '.join(TABLES)}.")
     return TABLES[name]
 
 

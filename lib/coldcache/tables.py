@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 _MOST_ROWS = 50
@@ -18,7 +19,13 @@ class ShownTable:
     digits: int = 3
 
     def _head(self) -> pd.DataFrame:
-        return self.frame.head(_MOST_ROWS).round(self.digits)
+        """Return the rows shown, as text: whole numbers with separators, decimals without needless zeros."""
+        return self.frame.head(_MOST_ROWS).map(self._cell)
+
+    def _cell(self, value: object) -> object:
+        if isinstance(value, float | np.floating):
+            return "–" if np.isnan(value) else f"{value:,.{self.digits}f}".rstrip("0").rstrip(".")
+        return f"{value:,}" if isinstance(value, int | np.integer) and not isinstance(value, bool) else value
 
     def _rest(self) -> str:
         total = len(self.frame)

@@ -87,7 +87,8 @@ def joined_timeline(case: Case, diagnosis: Diagnosis, *, bin_s: float = 1.0) -> 
         raise ParameterTypeError(f"bin_s should be a number of seconds, at least 0.1, but got {bin_s!r}.")
     span_s = (case.end - case.start).total_seconds()
     bin_s = max(float(bin_s), span_s / _MOST_BINS)
-    count = max(1, int(np.ceil(span_s / bin_s)))
+    # Whole bins: what is left over at the end joins the last one.
+    count = max(1, round(span_s / bin_s))
     start = case.start
     index = pd.DatetimeIndex(start + pd.to_timedelta(np.arange(count) * bin_s, unit="s"), name="t").as_unit("us")
     reads = diagnosis.ledger.reads
@@ -148,7 +149,14 @@ def _changes(bins: pd.DataFrame) -> pd.DataFrame:
     for series in ("hit_rate", "rss_bytes", "redis_bytes"):
         values = bins[series].dropna()
         for at in change_points(values.to_numpy()):
-            rows.append((values.index[at], series, float(values.iloc[:at].tail(_LEAST_BINS).mean()), float(values.iloc[at : at + _LEAST_BINS].mean())))
+            rows.append(
+                (
+                    values.index[at],
+                    series,
+                    float(values.iloc[:at].tail(_LEAST_BINS).mean()),
+                    float(values.iloc[at : at + _LEAST_BINS].mean()),
+                )
+            )
     changes = pd.DataFrame(rows, columns=["t", "series", "before", "after"])
     return changes.sort_values(["t", "series"], ignore_index=True)
 

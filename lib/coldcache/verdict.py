@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 from coldcache.causes.diagnosis import HEALTHY, Diagnosis
@@ -30,23 +31,7 @@ _TITLES = {
     "set_skipped": "Misses are never filled",
 }
 _BADGES = {"healthy": "Healthy", "faulty": "Faulty", "insufficient_evidence": "Insufficient evidence"}
-_STYLE = """
-<style>
-.cc-verdict{font:15px/1.5 system-ui,sans-serif;color:#1b2733;}
-.cc-verdict .cc-card{border:1px solid #d8dee6;border-left:6px solid var(--cc);border-radius:8px;padding:18px 22px;margin:0 0 16px;background:#fff}
-.cc-verdict h3{font-size:21px;line-height:1.3;margin:0 0 6px}
-.cc-verdict p{margin:6px 0}
-.cc-verdict .cc-badge{display:inline-block;background:var(--cc);color:#fff;border-radius:99px;padding:1px 12px;font-size:13px;font-weight:600;margin-right:8px}
-.cc-verdict .cc-muted{color:#5b6b7b;font-size:13px}
-.cc-verdict .cc-rates{display:flex;gap:14px;flex-wrap:wrap;margin:12px 0 4px}
-.cc-verdict .cc-rate{background:#f4f7fa;border-radius:8px;padding:8px 16px;min-width:120px}
-.cc-verdict .cc-rate b{display:block;font-size:24px;line-height:1.2}
-.cc-verdict .cc-edit{font:600 17px ui-monospace,monospace;background:#fff6e0;border-radius:6px;padding:3px 10px;display:inline-block;overflow-wrap:anywhere}
-.cc-verdict pre{background:#f4f7fa;border-radius:6px;padding:10px 14px;overflow-x:auto;margin:8px 0;font-size:13px}
-.cc-verdict table{border-collapse:collapse;width:100%;margin:8px 0;font-size:14px}
-.cc-verdict td,.cc-verdict th{text-align:left;padding:5px 10px;border-bottom:1px solid #e6ebf0;vertical-align:top}
-.cc-verdict td.cc-n,.cc-verdict th.cc-n{text-align:right;white-space:nowrap}
-</style>"""
+_STYLE = f"<style>\n{files('coldcache').joinpath('verdict.css').read_text('utf-8')}</style>"
 _COLOURS = {"healthy": "#1a7f4b", "faulty": "#c0362c", "insufficient_evidence": "#9a6700"}
 
 
@@ -143,7 +128,8 @@ def _finding_html(diagnosis: Diagnosis, rank: int, finding: Finding, count: int)
     return (
         f'<div class="cc-card"><p><b>{rank}. {html.escape(finding.cause)}</b> '
         f'<span class="cc-muted">{finding.verdict}, confidence {finding.confidence:.2f}, {share}</span></p>'
-        f"<p>{html.escape(finding.summary)}</p>"
+        # The first finding's summary is the headline above.
+        + (f"<p>{html.escape(finding.summary)}</p>" if rank > 1 else "")
         + (f"<ul>{families}</ul>" if families else "")
         + "<table><tr><th>Evidence</th><th class='cc-n'>value</th><th class='cc-n'>control</th></tr>"
         + f"{rows}</table></div>"

@@ -255,14 +255,12 @@ def diagnose(case: Case) -> Diagnosis:
 
 
 def _one_per_cause(findings: list[Finding]) -> list[Finding]:
-    """A key state's suspicion joins the finding of the same cause, if a check made one."""
+    """Let a key state's suspicion join the finding of the same cause, if a check made one."""
     first: dict[str, Finding] = {}
     for finding in findings:
         if finding.cause in first:
             kept = first[finding.cause]
-            first[finding.cause] = replace(
-                kept, claims=kept.claims | finding.claims, families=kept.families + finding.families
-            )
+            first[finding.cause] = replace(kept, claims=kept.claims | finding.claims, families=kept.families + finding.families)
         else:
             first[finding.cause] = finding
     return list(first.values())
@@ -273,9 +271,7 @@ def _importance(finding: Finding, ledger: Ledger) -> tuple[bool, float, int]:
     return finding.verdict == CONFIRMED, won / max(1, len(ledger.reads)), finding.memory_bytes
 
 
-def attribute(
-    reads: pd.DataFrame, is_miss: np.ndarray, findings: list[Finding], baseline: np.ndarray
-) -> dict[str, int]:
+def attribute(reads: pd.DataFrame, is_miss: np.ndarray, findings: list[Finding], baseline: np.ndarray) -> dict[str, int]:
     """Give every miss one cause; a miss that several repairs would mend is shared equally.
 
     Returns
@@ -294,7 +290,7 @@ def attribute(
     for cause, count in rest.items():
         shares[str(cause)] = shares.get(str(cause), 0.0) + float(count)
     whole = {cause: int(share) for cause, share in shares.items()}
-    left = int(round(sum(shares.values()))) - sum(whole.values())
+    left = round(sum(shares.values())) - sum(whole.values())
     for cause in sorted(shares, key=lambda name: shares[name] - whole[name], reverse=True)[:left]:
         whole[cause] += 1
     return whole
@@ -307,7 +303,8 @@ def _miss_table(counts: dict[str, int], misses: int) -> pd.DataFrame:
 
 
 def _labels(is_miss: np.ndarray, findings: list[Finding], baseline: np.ndarray) -> np.ndarray:
-    labels = np.where(is_miss, baseline, None)
+    labels = baseline.copy()
+    labels[~is_miss] = None
     for finding in reversed(findings):
         labels[finding.claims & is_miss] = finding.cause
     return labels
@@ -323,6 +320,4 @@ def _verdict(ledger: Ledger, findings: list[Finding]) -> str:
 
 def _unchecked(outcomes: list[Any], findings: list[Finding]) -> list[NotTestable]:
     decided = {outcome.cause for outcome in outcomes} | {finding.cause for finding in findings}
-    return [
-        NotTestable(cause, _NO_CHECK_YET) for cause in CAUSES if cause not in decided and cause != key_states.COLD_START
-    ]
+    return [NotTestable(cause, _NO_CHECK_YET) for cause in CAUSES if cause not in decided and cause != key_states.COLD_START]

@@ -106,7 +106,7 @@ def _names(pairs: list[MismatchedPair]) -> str:
 
 
 def _would_have_hit(investigation: Investigation, pair: MismatchedPair) -> np.ndarray:
-    """The misses of the read family whose counterpart under the written name was alive."""
+    """Find the misses of the read family whose counterpart under the written name was alive."""
     ledger = investigation.ledger
     chosen = ledger.reads["family"].eq(pair.reads).to_numpy() & investigation.is_miss
     asked = ledger.reads.loc[chosen, ["db", "key", "seq", "t"]]
@@ -125,7 +125,9 @@ def _key_builder(template: str) -> str:
     names = iter(f"part_{number}" for number in range(1, 1 + template.count(VARIABLE)))
     arguments = ", ".join(f"part_{number}" for number in range(1, 1 + template.count(VARIABLE)))
     body = "".join(f"{{{next(names)}}}" if piece == VARIABLE else piece for piece in re.split(r"(\*)", template))
-    return f'def cache_key({arguments}):\n    """The one place where this key is built, for GET and SET."""\n    return f"{body}"\n'
+    return (
+        f'def cache_key({arguments}):\n    """The one place where this key is built, for GET and SET."""\n    return f"{body}"\n'
+    )
 
 
 def check_wrong_db(investigation: Investigation) -> list[Outcome]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from coldcache.causes.outcomes import CONFIRMED, Evidence, Finding, Fix, Investigation, NotTestable, Outcome, RuledOut
 from coldcache.memory.survivors import GrowthSite
 
@@ -18,25 +20,25 @@ def check_heap_leak(investigation: Investigation) -> list[Outcome]:
         return [NotTestable("heap_leak", _NEEDS)]
     leaks = survivors.leaks()
     if not leaks:
-        why = f"of {survivors.seconds:.0f} s no line keeps allocating bytes that live on ({survivors.size_bytes:,} B survive in all)"
-        return [RuledOut("heap_leak", why)]
+        kept = f"{survivors.size_bytes:,} bytes of {survivors.seconds:.0f} s survive in all"
+        return [RuledOut("heap_leak", f"no line keeps allocating bytes that live on ({kept})")]
     return [_finding(investigation, leaks)]
 
 
 def _finding(investigation: Investigation, leaks: list[GrowthSite]) -> Finding:
     first = leaks[0]
     file, function, line = first.site.rsplit(":", 2)
-    judged = [share for share in first.survival if share == share]
-    per_miss = (
-        f", about {first.bytes_per_miss:,.0f} bytes for each miss (associated in time)" if first.bytes_per_miss else ""
-    )
+    judged = [share for share in first.survival if not math.isnan(share)]
+    per_miss = f", about {first.bytes_per_miss:,.0f} bytes for each miss (associated in time)" if first.bytes_per_miss else ""
     evidence = [
         Evidence("least survival share over the tenths of the recording; control: 0, a bounded cache's", min(judged), 0.0),
         Evidence("surviving bytes per second, after the warm-up", round(first.rate)),
         Evidence("share of all surviving bytes", first.share),
     ]
     if first.bytes_per_miss and first.p is not None:
-        evidence.append(Evidence("bytes per miss; p of circularly shifted misses stands as control", first.bytes_per_miss, first.p))
+        evidence.append(
+            Evidence("bytes per miss; p of circularly shifted misses stands as control", first.bytes_per_miss, first.p)
+        )
     return Finding(
         cause="heap_leak",
         verdict=CONFIRMED,
@@ -51,6 +53,7 @@ def _finding(investigation: Investigation, leaks: list[GrowthSite]) -> Finding:
         fix=Fix(
             "heap_leak",
             f"Find what holds the objects that {function} makes, and drop or bound it. The call path is in memory.growth.",
-            f"# {file}, line {line}: whatever keeps these objects needs a bound\nkept = collections.deque(maxlen=100)   # instead of a list\n",
+            f"# {file}, line {line}: whatever keeps these objects needs a bound\n"
+            "kept = collections.deque(maxlen=100)   # instead of a list\n",
         ),
     )

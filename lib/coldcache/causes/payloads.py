@@ -66,15 +66,13 @@ def check_unused_hits(investigation: Investigation) -> list[Outcome]:
 
 
 def _formats_by_family(investigation: Investigation) -> pd.Series:
-    """The commonest class of the values written, by family."""
+    """Return the commonest class of the values written, by family."""
     writes = investigation.ledger.writes
     writes = writes[writes["outcome"].eq("written") & writes["value_format"].notna()]
     return writes.groupby("family", observed=True)["value_format"].agg(lambda formats: formats.astype("str").mode().iloc[0])
 
 
-def _finding(
-    investigation: Investigation, broken: pd.DataFrame, formats: pd.Series, control: float | None
-) -> Finding:
+def _finding(investigation: Investigation, broken: pd.DataFrame, formats: pd.Series, control: float | None) -> Finding:
     stored = str(formats[broken.index[0]])
     kind, _, inside = stored.partition(":")
     meant = inside or "json"
@@ -118,9 +116,7 @@ def _described(kind: str, inside: str) -> str:
     return f"{what} around {inside}" if inside else what
 
 
-def _unused(
-    investigation: Investigation, broken: pd.DataFrame, formats: pd.Series, control: float | None
-) -> Finding:
+def _unused(investigation: Investigation, broken: pd.DataFrame, formats: pd.Series, control: float | None) -> Finding:
     wasted = int((broken["hits"] - broken["used"]).sum())
     names = " and ".join(map(str, broken.index[:3]))
     return Finding(

@@ -50,7 +50,10 @@ def memory_gap(bins: pd.DataFrame) -> go.Figure:
         return note("The process's memory was not recorded. Name it with: coldcache record --pid PID")
     figure = go.Figure(
         [
-            go.Scatter(x=bins.index, y=bins[column] / _MB, name=name, mode="lines", line={"width": 2, "color": colour}, connectgaps=True, hovertemplate="%{y:.1f} MB")
+            go.Scatter(
+                x=bins.index, y=bins[column] / _MB, name=name, mode="lines", line={"width": 2, "color": colour},
+                connectgaps=True, hovertemplate="%{y:.1f} MB",
+            )
             for column, name, colour in (
                 ("rss_bytes", "RSS", SECOND),
                 ("heap_bytes", "heap allocated in the recording", THIRD),

@@ -45,7 +45,7 @@ pio.templates["coldcache"] = go.layout.Template(
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "title": {"x": 0, "xref": "paper", "font": {"size": 16}},
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "title": {"text": ""}},
+        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "traceorder": "normal", "title": {"text": ""}},
         "margin": {"l": 60, "r": 24, "t": 72, "b": 44},
         "hoverlabel": {"font": {"family": _FONT}},
     }
@@ -62,6 +62,8 @@ def safe(text: str) -> str:
 def note(text: str) -> go.Figure:
     """Return a figure that says in words why there is nothing to draw."""
     figure = go.Figure()
-    figure.add_annotation(text=safe(text), showarrow=False, font={"size": 15, "color": MUTED}, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.add_annotation(
+        text=safe(text), showarrow=False, font={"size": 15, "color": MUTED}, x=0.5, y=0.5, xref="paper", yref="paper"
+    )
     figure.update_layout(height=120, xaxis={"visible": False}, yaxis={"visible": False}, margin={"t": 10, "b": 10})
     return figure

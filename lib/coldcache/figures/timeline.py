@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -18,7 +19,9 @@ def timeline(joined: Timeline) -> go.Figure:
     All traces share the bottom axis: only then does the hover box list every panel. Change
     points are dotted lines through all panels.
     """
-    figure = make_subplots(rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.07, subplot_titles=_PANELS, row_heights=[3, 3, 2, 2])
+    figure = make_subplots(
+        rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.07, subplot_titles=_PANELS, row_heights=[3, 3, 2, 2]
+    )
     bins, x = joined.bins, joined.bins.index
     _line(figure, 1, x, bins["hit_rate"], "hit rate", GOOD, ".1%", fill="tozeroy")
     _line(figure, 1, x, bins["effective_hit_rate"], "effective hit rate", BAD, ".1%", dash="dot")
@@ -68,7 +71,17 @@ def timeline(joined: Timeline) -> go.Figure:
 
 
 def _line(
-    figure: go.Figure, row: int, x, y, name: str, colour: str, form: str, *, unit: str = "", dash: str = "solid", fill: str | None = None
+    figure: go.Figure,
+    row: int,
+    x: pd.Index,
+    y: pd.Series,
+    name: str,
+    colour: str,
+    form: str,
+    *,
+    unit: str = "",
+    dash: str = "solid",
+    fill: str | None = None,
 ) -> None:
     if y.isna().all():
         return

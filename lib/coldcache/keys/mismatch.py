@@ -72,8 +72,8 @@ def mismatched_pairs(reads: pd.DataFrame, writes: pd.DataFrame) -> list[Mismatch
 
 
 def _shares_keys(one: pd.DataFrame, other: pd.DataFrame, family: str) -> bool:
-    keys = pd.unique(one.loc[one["family"] == family, "key"])
-    met = np.isin(keys, pd.unique(other.loc[other["family"] == family, "key"]))
+    keys = one.loc[one["family"] == family, "key"].drop_duplicates()
+    met = keys.isin(other.loc[other["family"] == family, "key"])
     return bool(met.mean() > _SEEN_TOGETHER)
 
 

@@ -99,7 +99,7 @@ class Analyzer:
             self.counts.errors += 1
 
     @staticmethod
-    def _readable(kind: str, cached: bytes) -> bool:
+    def _readable(kind: str, cached: bytes | str) -> bool:
         if kind == "thumb":
             return True
         try:
@@ -113,7 +113,10 @@ class Analyzer:
         return str(encoded) if self._behaviour.stored_as == "repr" else encoded
 
     def _store(self, key: str, value: bytes | str) -> None:
-        self._cache.set(key, value, **{self._behaviour.ttl_option: TTL})
+        if self._behaviour.ttl_option == "px":
+            self._cache.set(key, value, px=TTL)
+        else:
+            self._cache.set(key, value, ex=TTL)
 
     def analyse(self, image: int, photo: bytes) -> dict[str, Any]:
         """Decode, shrink, find edges, compute histogram and labels."""
@@ -211,6 +214,11 @@ def _tracked(heap: Path | None) -> contextlib.AbstractContextManager[Any]:
     )
 
 
+def _stop_when_input_closes(stop: threading.Event) -> None:
+    sys.stdin.read()
+    stop.set()
+
+
 def main() -> None:
     """Run until standard input closes."""
     options = _arguments()
@@ -225,8 +233,7 @@ def main() -> None:
     with _tracked(options.heap):
         print("ready", flush=True)
         if sys.stdin.readline():
-            watcher = threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True)
-            watcher.start()
+            threading.Thread(target=_stop_when_input_closes, args=(stop,), daemon=True).start()
             serve(analyzer, rate=options.rate, seed=options.seed, stop=stop)
         gc.collect()  # garbage in cycles must not look like survivors
     print(json.dumps(asdict(analyzer.counts)), flush=True)

@@ -34,9 +34,7 @@ class Incident:
 class RunningAnalyzer:
     """dragon3 as its own process."""
 
-    def __init__(
-        self, url: str, fault_id: str, *, rate: float, seed: int, heap: Path | None, repaired: bool = False
-    ) -> None:
+    def __init__(self, url: str, fault_id: str, *, rate: float, seed: int, heap: Path | None, repaired: bool = False) -> None:
         command = [sys.executable, "-m", "coldcache.lab.dragon3", "--url-env", _URL_VARIABLE, "--fault", fault_id]
         command += ["--rate", str(rate), "--seed", str(seed)]
         command += ["--repaired"] if repaired else []
@@ -144,9 +142,7 @@ def record_incident(
             url = stack.enter_context(lab_server())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coldcache-lab-")))
         heap = scratch / "memray.bin"
-        running = stack.enter_context(
-            analyzer(url, fault_id, rate=rate, seed=seed, heap=heap, repaired=repaired)
-        )
+        running = stack.enter_context(analyzer(url, fault_id, rate=rate, seed=seed, heap=heap, repaired=repaired))
         started = False
 
         def start_with_the_recording(progress: Progress) -> None:

@@ -145,15 +145,12 @@ def heap_survivors(case: Case, ledger: Ledger) -> Survivors:
     miss_s = ((misses - snapshots["t"].iloc[0]) / pd.Timedelta(1, "s")).to_numpy()
     frames = stacks.set_index("stack_id")["frames"]
     sites = tuple(
-        _growth_site(name, intervals[intervals["site"].eq(name)], frames, float(seconds[-1]), total, miss_s)
-        for name in large
+        _growth_site(name, intervals[intervals["site"].eq(name)], frames, float(seconds[-1]), total, miss_s) for name in large
     )
     return Survivors(recorded=True, sites=sites, size_bytes=total, seconds=float(seconds[-1]))
 
 
-def _growth_site(
-    name: str, rows: pd.DataFrame, frames: pd.Series, span_s: float, total: int, miss_s: np.ndarray
-) -> GrowthSite:
+def _growth_site(name: str, rows: pd.DataFrame, frames: pd.Series, span_s: float, total: int, miss_s: np.ndarray) -> GrowthSite:
     edges = np.linspace(0, span_s, TENTHS + 1)
     alive = rows[rows["alive"]]
     kept, _ = np.histogram(alive["born_s"], bins=edges, weights=alive["size_bytes"])
@@ -162,7 +159,8 @@ def _growth_site(
     judged = alive[alive["born_s"].between(_WARM_UP * span_s, (1 - _TAIL) * span_s)]
     rate = float(judged["size_bytes"].sum() / ((1 - _TAIL - _WARM_UP) * span_s))
     fit = _bytes_per_miss(alive, miss_s, span_s)
-    largest = alive.groupby("stack_id")["size_bytes"].sum().idxmax()
+    by_stack = alive.groupby("stack_id")["size_bytes"].sum()
+    largest = by_stack.sort_values(ascending=False, kind="stable").index[0]
     return GrowthSite(
         site=name,
         stack=tuple(frames[largest].split("\n")),

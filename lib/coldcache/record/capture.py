@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
 from pathlib import Path
 
-from redis.connection import AbstractConnection
+from redis.connection import ConnectionInterface
 
 from coldcache.case import private_file
 from coldcache.errors import RecordingFailedError
@@ -29,7 +30,7 @@ class StreamCapture:
         Why the stream ended before it was asked to, if it did.
     """
 
-    def __init__(self, connection: AbstractConnection, sock: socket.socket, path: Path, end_mark: str) -> None:
+    def __init__(self, connection: ConnectionInterface, sock: socket.socket, path: Path, end_mark: str) -> None:
         self.stream_bytes = 0
         self.lost: str | None = None
         self._connection = connection
@@ -42,10 +43,8 @@ class StreamCapture:
 
     def start(self) -> None:
         """Send MONITOR and PSUBSCRIBE, wait until both are confirmed, then read in the background."""
-        try:
+        with contextlib.suppress(OSError):  # a smaller buffer costs safety margin, not correctness
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-        except OSError:
-            pass  # a smaller buffer costs safety margin, not correctness
         self._connection.send_command("MONITOR")
         self._connection.send_command("PSUBSCRIBE", "__keyevent@*__:*")
         self._sock.settimeout(1.0)

@@ -231,14 +231,10 @@ def _sample_until_the_end(
         stop.wait(remaining)
 
 
-def _progress(
-    elapsed_s: float, seconds: float | None, first: dict[str, str], now: dict[str, str], stream_bytes: int
-) -> Progress:
+def _progress(elapsed_s: float, seconds: float | None, first: dict[str, str], now: dict[str, str], stream_bytes: int) -> Progress:
     def delta(name: str) -> int:
         return int(now.get(name, 0)) - int(first.get(name, 0))
 
     hits, misses = delta("keyspace_hits"), delta("keyspace_misses")
     reads = hits + misses
-    return Progress(
-        elapsed_s, seconds, delta("total_commands_processed"), reads, hits / reads if reads else None, stream_bytes
-    )
+    return Progress(elapsed_s, seconds, delta("total_commands_processed"), reads, hits / reads if reads else None, stream_bytes)

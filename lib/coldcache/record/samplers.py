@@ -34,9 +34,7 @@ class ProcessSampler:
         except psutil.NoSuchProcess:
             raise ProcessNotFoundError(f"There is no process {pid}. List them with: ps -e") from None
         except psutil.AccessDenied:
-            raise ProcessNotFoundError(
-                f"Process {pid} belongs to another user. Run coldcache as that user or as root."
-            ) from None
+            raise ProcessNotFoundError(f"Process {pid} belongs to another user. Run coldcache as that user or as root.") from None
         self._file = os.fdopen(private_file(path), "w", encoding="utf-8")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="coldcache-process", daemon=True)

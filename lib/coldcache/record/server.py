@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import redis
-from redis.connection import AbstractConnection
+from redis.connection import ConnectionInterface
 
 from coldcache.errors import ServerRefusedError, ServerUnreachableError, UrlError
 from coldcache.sources.info import parse_info
@@ -31,7 +31,9 @@ _EVENT_FLAGS_62 = "Exem$g"  # 6.2 refuses any string that holds n
 _DEFAULT_PORT = 6379
 # MONITOR lines follow their command since 6.2.4 (redis#8859); the events' order relies on it.
 _OLDEST = (6, 2, 4)
-_SECRETS = re.compile(r"pass|auth|secret|user|key-file|tls-.*key", re.IGNORECASE)
+# Where the server's files lie says nothing about its cache, and reports travel.
+_PATHS = frozenset({"dir", "logfile", "pidfile", "aclfile", "unixsocket", "tls-cert-file", "tls-ca-cert-dir", "tls-ca-cert-file"})
+_SECRETS = re.compile(r"pass|secret|(master|primary)(auth|user)|key-file", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +179,11 @@ class Control:
         return best[1]
 
     def config(self) -> dict[str, str]:
-        """Return CONFIG GET *, with everything that could be a secret redacted."""
+        """Return CONFIG GET *, with secrets and file paths redacted."""
         raw = self._client.config_get("*")
         return {
-            name: "(redacted)" if value and _SECRETS.search(name) else str(value) for name, value in sorted(raw.items())
+            name: "(redacted)" if value and (name in _PATHS or _SECRETS.search(name)) else str(value)
+            for name, value in sorted((str(name), value) for name, value in raw.items())
         }
 
     def enable_key_events(self) -> None:
@@ -208,7 +211,7 @@ class Control:
         """Leave a mark in the stream: an ECHO line that the capture will see."""
         self._client.execute_command("ECHO", text)
 
-    def capture_connection(self) -> tuple[AbstractConnection, socket.socket, str]:
+    def capture_connection(self) -> tuple[ConnectionInterface, socket.socket, str]:
         """Open the capture connection; return it, its socket and its address as the server prints it.
 
         redis-py does the handshake (TLS, ACL user, unix socket); after that the socket is ours.
@@ -221,7 +224,8 @@ class Control:
         connection.send_command("CLIENT", "INFO")
         reply = connection.read_response()
         fields = dict(part.split("=", 1) for part in bytes(reply).decode().split() if "=" in part)
-        return connection, connection._sock, fields["addr"]
+        # redis-py offers no public way to the socket, and its own Monitor mis-splits arguments.
+        return connection, connection._sock, fields["addr"]  # type: ignore[attr-defined]
 
     def close(self) -> None:
         """Close the connection."""

@@ -50,7 +50,7 @@ def alive(writes: pd.DataFrame, removals: pd.DataFrame, asked: pd.DataFrame) -> 
     left = asked[["db", "key", "seq"]].assign(row=np.arange(len(asked)))
     merged = pd.merge_asof(left.sort_values("seq"), gone.sort_values("seq"), on="seq", by=["db", "key"])
     removed = merged.sort_values("row")["removed_seq"].set_axis(asked.index)
-    age_ms = (asked["t"] - found["write_t"]) / pd.Timedelta(1, "ms")
+    age_ms = (asked["t"] - found["write_t"]).dt.total_seconds() * 1000
     kept = removed.isna() | (removed <= found["write_seq"])
     unexpired = found["ttl_ms"].isna() | (age_ms < found["ttl_ms"])
     return found["write_seq"].notna() & kept & unexpired

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -53,9 +54,7 @@ def notebook_path(name: str) -> Path:
 def declared_parameters(notebook: Path) -> dict[str, Parameter]:
     """Return what a notebook's ``parameters`` cell declares."""
     found = papermill.inspect_notebook(str(notebook))
-    return {
-        name: Parameter(name, str(p["inferred_type_name"]), str(p["default"]), str(p["help"])) for name, p in found.items()
-    }
+    return {name: Parameter(name, str(p["inferred_type_name"]), str(p["default"]), str(p["help"])) for name, p in found.items()}
 
 
 def checked_parameters(notebooks: list[Path], given: Mapping[str, str]) -> dict[Path, dict[str, Any]]:
@@ -105,7 +104,7 @@ def _convert(parameter: Parameter, text: str, notebook: Path) -> Any:
             return _BOOLEANS[text.lower()]
         if parameter.type in ("int", "float"):
             number = {"int": int, "float": float}[parameter.type](text)
-            if number != number or number in (float("inf"), float("-inf")):
+            if not math.isfinite(number):
                 raise ValueError(text)
             return number
     except (ValueError, KeyError):

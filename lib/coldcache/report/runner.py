@@ -87,7 +87,7 @@ def run_report(case_folder: str, options: ReportOptions, on_step: Callable[[str,
 
 
 def _chosen(names: tuple[str, ...]) -> list[str]:
-    """The verdict's notebook always runs: without it a report could not alert."""
+    """Return the notebooks to run, always with the verdict's: without it a report could not alert."""
     chosen = {notebook_path(name).stem for name in names} or set(notebook_names())
     return sorted(chosen | {VERDICT_NOTEBOOK})
 

@@ -87,21 +87,23 @@ def read_heap(capture: Path) -> HeapTables:
     from memray import FileReader
 
     roots = _frame_names()
-    with tempfile.TemporaryDirectory() as folder:
-        with FileReader(_readable_copy(capture, folder), max_memory_records=_ALL_MEMORY_RECORDS) as reader:
-            snapshots = [(point.time * 1000, point.rss, point.heap) for point in reader.get_memory_snapshots()]
-            ids: dict[int, int] = {}
-            stacks: list[tuple[str, str | None]] = []
-            rows: list[tuple[int, int, int | None, int, int]] = []
-            for record in reader.get_temporal_allocation_records(merge_threads=True):
-                stack = ids.setdefault(record.stack_id, len(ids))
-                if stack == len(stacks):
-                    stacks.append(_described(record.stack_trace(), roots))
-                rows += [
-                    (stack, i.allocated_before_snapshot, i.deallocated_before_snapshot, i.n_allocations, i.n_bytes)
-                    for i in record.intervals
-                ]
-            pid = reader.metadata.pid
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        FileReader(_readable_copy(capture, folder), max_memory_records=_ALL_MEMORY_RECORDS) as reader,
+    ):
+        snapshots = [(point.time * 1000, point.rss, point.heap) for point in reader.get_memory_snapshots()]
+        ids: dict[int, int] = {}
+        stacks: list[tuple[str, str | None]] = []
+        rows: list[tuple[int, int, int | None, int, int]] = []
+        for record in reader.get_temporal_allocation_records(merge_threads=True):
+            stack = ids.setdefault(record.stack_id, len(ids))
+            if stack == len(stacks):
+                stacks.append(_described(record.stack_trace(), roots))
+            rows += [
+                (stack, i.allocated_before_snapshot, i.deallocated_before_snapshot, i.n_allocations, i.n_bytes)
+                for i in record.intervals
+            ]
+        pid = reader.metadata.pid
     points = pd.DataFrame(snapshots, columns=["t", "rss_bytes", "heap_bytes"])
     points["t"] = pd.to_datetime(points["t"].astype("int64"), unit="us", utc=True).dt.as_unit("us")
     intervals = pd.DataFrame(rows, columns=["stack_id", "born", "died", "allocations", "size_bytes"])

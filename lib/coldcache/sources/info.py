@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from coldcache import schema
 
+_LEFT_OUT = frozenset({"executable", "config_file"})  # paths of the server's machine
 _KEYED_SECTIONS = ("commandstats", "latencystats", "errorstats", "keyspace", "keysizes")
 
 
@@ -32,7 +34,7 @@ def parse_info(text: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
             name, value = line.split(":", 1)
             if section in _KEYED_SECTIONS:
                 keyed.setdefault(section, {})[name] = value
-            else:
+            elif name not in _LEFT_OUT:
                 flat[name] = value
     return flat, keyed
 
@@ -76,10 +78,8 @@ def commandstats_table(samples: list[InfoSample]) -> pd.DataFrame:
     for sample in _ends(samples):
         for name, value in parse_info(sample.text)[1].get("commandstats", {}).items():
             numbers = _fields(value)
-            rows.append(
-                (sample.stamp_us, name.removeprefix("cmdstat_"))
-                + tuple(numbers.get(field) for field in ("calls", "usec", "rejected_calls", "failed_calls"))
-            )
+            counts = (numbers.get(field) for field in ("calls", "usec", "rejected_calls", "failed_calls"))
+            rows.append((sample.stamp_us, name.removeprefix("cmdstat_"), *counts))
     return _stamped(rows, schema.COMMANDSTATS)
 
 
@@ -96,7 +96,7 @@ def _ends(samples: list[InfoSample]) -> list[InfoSample]:
     return [samples[0], samples[-1]] if len(samples) > 1 else list(samples)
 
 
-def _stamped(rows: list[tuple[object, ...]], table: schema.Table) -> pd.DataFrame:
+def _stamped(rows: Sequence[tuple[object, ...]], table: schema.Table) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=[column.name for column in table.columns])
     frame["t"] = pd.to_datetime(frame["t"].astype("int64"), unit="us", utc=True).dt.as_unit("us")
     return frame

@@ -1,8 +1,8 @@
-"""The captured stream of one connection that both monitors and hears key events.
+r"""The captured stream of one connection that both monitors and hears key events.
 
 The stream is RESP: ``+`` lines from MONITOR, and push or array frames from PSUBSCRIBE, which
-carry key names as raw bytes. It is therefore cut into frames by length, never by ``\\r\\n``
-alone: a key may hold ``\\r\\n+1.0 [0 x] "GET" "k"`` and would forge a line.
+carry key names as raw bytes. It is therefore cut into frames by length, never by ``\r\n``
+alone: a key may hold ``\r\n+1.0 [0 x] "GET" "k"`` and would forge a line.
 Line grammar and escapes: ``sdscatrepr`` in Redis's ``src/sds.c``, ``src/replication.c``.
 """
 
