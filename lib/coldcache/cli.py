@@ -73,7 +73,7 @@ def _recording_bar(seconds: float | None, quiet: bool) -> Iterator[Callable[[Any
         TextColumn("{task.fields[shown]}"),
         TimeElapsedColumn(),
         console=_messages,
-        disable=quiet,
+        disable=quiet or not _messages.is_terminal,  # a bar in a log file is noise
         transient=True,
     )
     with bar:
@@ -97,7 +97,7 @@ def _report_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("{task.fields[shown]}"),
         TimeElapsedColumn(),
         console=_messages,
-        disable=quiet,
+        disable=quiet or not _messages.is_terminal,  # a bar in a log file is noise
         transient=True,
     )
     with bar:

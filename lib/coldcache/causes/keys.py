@@ -85,7 +85,7 @@ def _finding(investigation: Investigation, cause: str, edit: str, pairs: list[Mi
         ),
         evidence=(
             Evidence(
-                "share of written ids that were read under the other name within 2 s before; control: writes shifted in time",
+                "share of written ids read under the other name just before; control: writes shifted in time",
                 weakest.joined_share,
                 weakest.control_share,
             ),

@@ -15,7 +15,9 @@ import pandas as pd
 
 from coldcache.keys.families import SEPARATORS, VARIABLE, variable_part
 
-JOIN_WINDOW_S = 2.0
+_LONGEST_JOIN_S = 2.0  # a slower backend than this is not a cache's
+_SHORTEST_JOIN_S = 0.05
+_LAGS = 5  # the window, in median lags from the read to the write: wider only lets chance in
 _SHIFTS_S = (7.3, 13.1, 29.7)  # circular, incommensurable with round periods
 _SEEN_TOGETHER = 0.05  # a family counts as only read if at most this share of its keys is written
 
@@ -26,7 +28,7 @@ class MismatchedPair:
 
     edit : ``written token -> read token``
     leading : whether the edit is in a leading token, before any variable position
-    joined_share : share of writes whose id was read in the other family within 2 s before
+    joined_share : share of writes whose id was read in the other family just before
     control_share : the same with the writes shifted in time, mean over three shifts
     """
 
@@ -123,18 +125,21 @@ def _joined_shares(reads: pd.DataFrame, writes: pd.DataFrame, read: str, written
     span = max(read_s.max(), write_s.max()) - origin
     times = {name: np.sort(group.to_numpy()) for name, group in pd.Series(read_s - origin).groupby(read_ids.to_numpy())}
 
-    def share(at: np.ndarray) -> float:
-        met = 0
-        for name, when in zip(write_ids, at, strict=True):
+    def lags(at: np.ndarray) -> np.ndarray:
+        """Return the time since the id's last read, for every write; infinite where there was none."""
+        found = np.full(len(at), np.inf)
+        for number, (name, when) in enumerate(zip(write_ids, at, strict=True)):
             seen = times.get(name)
-            if seen is not None:
-                last = np.searchsorted(seen, when, side="right") - 1
-                met += last >= 0 and when - seen[last] <= JOIN_WINDOW_S
-        return met / len(at)
+            if seen is not None and (last := np.searchsorted(seen, when, side="right") - 1) >= 0:
+                found[number] = when - seen[last]
+        return found
 
     write_at = write_s - origin
-    controls = [share((write_at + shift) % span) for shift in _SHIFTS_S] if span > 0 else [0.0]
-    return share(write_at), float(np.mean(controls))
+    joined = lags(write_at)
+    near = joined[joined <= _LONGEST_JOIN_S]
+    window = np.clip(_LAGS * np.median(near), _SHORTEST_JOIN_S, _LONGEST_JOIN_S) if len(near) else _LONGEST_JOIN_S
+    controls = [(lags((write_at + shift) % span) <= window).mean() for shift in _SHIFTS_S] if span > 0 else [0.0]
+    return float((joined <= window).mean()), float(np.mean(controls))
 
 
 def _seconds(t: pd.Series) -> np.ndarray:

@@ -24,7 +24,7 @@ _TAIL = 0.05  # work in flight at the end looks like survivors
 _LEAST_BYTES = 256 * 1024  # smaller survivors are noise: connection buffers, imports
 _LEAST_RATE = 1024.0  # bytes per second after the warm-up
 _FLAT = 0.9  # a leak's survival share in every tenth; measured .98
-_GONE = 0.1  # a bounded cache's survival share in its old tenths; measured 0
+_GONE = 0.1  # what a bounded cache keeps of its old tenths, a warm-up of its second half; measured 0
 _WINDOWS = 60
 _BOOTSTRAPS = 300
 _BLOCK = 10
@@ -194,7 +194,7 @@ def growth_kind(kept: np.ndarray, survival: np.ndarray, rate: float) -> str | No
     the old tenths and 1 in the last; a warm-up 1 at the start and nothing born later.
     """
     settled = slice(int(_WARM_UP * TENTHS) + 1, TENTHS - 1)  # tenths 4 to 9
-    if kept[settled].sum() + kept[-1] < 0.1 * kept.sum():
+    if kept[TENTHS // 2 :].sum() < _GONE * kept.sum():
         return "warm_up"
     grows_throughout = (kept[settled] > 0).all()
     if grows_throughout and rate >= _LEAST_RATE and np.nanmin(survival[settled]) >= _FLAT:

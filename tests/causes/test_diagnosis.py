@@ -1,0 +1,130 @@
+"""From evidence to verdict, on small literal incidents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from coldcache.causes.diagnosis import attribute, diagnose
+from coldcache.causes.outcomes import CONFIRMED, Evidence, Finding, Fix
+from conftest import case_of, event, line
+
+JSON = '{\\"labels\\": [1]}'
+
+
+def cache_aside(
+    *, write: str = "app:img", ttl: tuple[str, ...] = ("EX", "300"), value: str = JSON, rounds: int = 5, every_ms: float = 500.0
+):
+    """Read 30 ids every `every_ms`; on a miss (as the server would see it) write."""
+    items, known = [], {}
+    for round_ in range(rounds):
+        for number in range(30):
+            at = round_ * every_ms * 30 / 30 + number
+            read, written = f"app:img:{number:08x}0", f"{write}:{number:08x}0"
+            expires = known.get(read)
+            if expires is not None and expires > at:
+                items.append(line(at, "GET", read))
+                continue
+            if expires is not None:
+                items.append(event("expired", read))
+            items += [event("keymiss", read), line(at, "GET", read)]
+            items += [event("set", written), line(at + 0.5, "SET", written, value, *ttl)]
+            known[written] = at + int(ttl[1]) * {"EX": 1000, "PX": 1}[ttl[0]]
+    return items
+
+
+def test_a_healthy_cache_gives_no_finding(tmp_path: Path):
+    diagnosis = diagnose(case_of(tmp_path / "c", cache_aside()))
+    assert diagnosis.verdict == "healthy"
+    assert diagnosis.findings == ()
+    assert diagnosis.misses.to_dict("records") == [{"cause": "cold_start", "count": 30, "share": 1.0}]
+
+
+def test_a_prefix_mismatch_is_named_with_its_edit_and_counts_only_what_the_repair_wins(tmp_path: Path):
+    diagnosis = diagnose(case_of(tmp_path / "c", cache_aside(write="app2:img")))
+    finding = diagnosis.findings[0]
+    assert (finding.cause, finding.verdict, finding.edit) == ("key_prefix", CONFIRMED, "app2 -> app")
+    # 30 first reads stay cold; the other 120 would have hit.
+    assert diagnosis.misses.set_index("cause")["count"].to_dict() == {"key_prefix": 120, "cold_start": 30}
+    assert diagnosis.predicted_hit_rate(finding) == pytest.approx(120 / 150)
+
+
+def test_seconds_given_as_milliseconds(tmp_path: Path):
+    items = cache_aside(ttl=("PX", "300"), every_ms=1500)
+    diagnosis = diagnose(case_of(tmp_path / "c", items))
+    finding = diagnosis.findings[0]
+    assert (finding.cause, finding.edit) == ("ttl_unit", "PX 300 -> EX 300")
+    assert diagnosis.misses.set_index("cause")["count"].to_dict() == {"ttl_unit": 120, "cold_start": 30}
+
+
+@pytest.mark.parametrize("ttl", [("PX", "1000"), ("PX", "250"), ("EX", "1")])
+def test_a_short_time_to_live_in_the_right_unit_is_only_suspected_to_be_short(tmp_path: Path, ttl: tuple[str, str]):
+    diagnosis = diagnose(case_of(tmp_path / "c", cache_aside(ttl=ttl, every_ms=4000)))
+    assert [(finding.cause, finding.verdict) for finding in diagnosis.findings] == [("ttl_short", "suspected")]
+    assert diagnosis.verdict == "insufficient_evidence"
+
+
+def rewriting(value: str):
+    """Every hit is followed by a rewrite."""
+    items = []
+    for number in range(60):
+        key = f"app:img:{number % 15:08x}1"
+        items += [] if number >= 15 else [event("keymiss", key)]
+        items += [line(number * 20, "GET", key), event("set", key), line(number * 20 + 5, "SET", key, value)]
+    return items
+
+
+def test_a_repr_of_bytes_is_a_serialization_failure(tmp_path: Path):
+    diagnosis = diagnose(case_of(tmp_path / "c", rewriting("b'{\\\"a\\\": 1}'")))
+    finding = diagnosis.findings[0]
+    assert (finding.cause, finding.edit, finding.useless_hits) == ("serialization", "python_repr -> json", 45)
+    assert diagnosis.ledger.hit_rate == pytest.approx(0.75)
+    assert diagnosis.ledger.effective_hit_rate == 0
+
+
+def test_readable_values_that_are_rewritten_are_another_cause(tmp_path: Path):
+    diagnosis = diagnose(case_of(tmp_path / "c", rewriting(JSON)))
+    assert [(finding.cause, finding.verdict) for finding in diagnosis.findings] == [("hit_unused", "suspected")]
+
+
+def test_reads_that_nobody_fills_are_suspected_to_be_skipped(tmp_path: Path):
+    items = [item for n in range(100) for item in (event("keymiss", f"img:{n % 20}"), line(n * 10, "GET", f"img:{n % 20}"))]
+    diagnosis = diagnose(case_of(tmp_path / "c", items))
+    assert diagnosis.misses.set_index("cause")["count"].to_dict() == {"set_skipped": 80, "cold_start": 20}
+    assert diagnosis.verdict == "insufficient_evidence"
+
+
+def test_an_empty_recording_is_insufficient_evidence(tmp_path: Path):
+    diagnosis = diagnose(case_of(tmp_path / "c", [line(0, "PING")]))
+    assert diagnosis.verdict == "insufficient_evidence"
+    assert diagnosis.to_dict()["reads"]["hit_rate"] is None
+
+
+def test_what_was_not_recorded_is_not_testable_and_says_how_to_record_it(tmp_path: Path):
+    diagnosis = diagnose(case_of(tmp_path / "c", cache_aside()))
+    needs = {outcome.cause: outcome.needs for outcome in diagnosis.not_testable}
+    assert "memray" in needs["heap_leak"]
+    assert diagnosis.to_dict()["memory"]["rss_bytes"]["start"] is None
+
+
+def finding(cause: str, claims: list[bool]) -> Finding:
+    return Finding(
+        cause=cause,
+        verdict=CONFIRMED,
+        confidence=1.0,
+        summary="s",
+        evidence=(Evidence("e", 1),),
+        fix=Fix(cause, "t", ""),
+        claims=np.array(claims),
+    )
+
+
+def test_overlapping_repairs_share_a_miss_and_the_counts_still_sum():
+    reads = pd.DataFrame({"lookups": [1, 1, 1, 1, 1]})
+    misses = np.array([True, True, True, True, False])
+    found = [finding("ttl_unit", [True, True, True, False, False]), finding("eviction", [False, True, True, False, False])]
+    counts = attribute(reads, misses, found, np.array(["cold_start"] * 5, dtype=object))
+    assert counts == {"ttl_unit": 2, "eviction": 1, "cold_start": 1}
+    assert sum(counts.values()) == misses.sum()

@@ -1,0 +1,153 @@
+"""The recorder against real servers: exact, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from coldcache.errors import CaseExistsError, ProcessNotFoundError, ServerUnreachableError
+from coldcache.record.recorder import RecordOptions, record
+from coldcache.replay.ledger import miss_ledger
+
+pytestmark = pytest.mark.live
+
+
+def mixed_traffic(url: str, stop: threading.Event, seed: int) -> None:
+    """Reads, writes with every form of expiry, Lua, MULTI, pipelines, hashes, deletes, failing commands."""
+    rng = random.Random(seed)
+    client = redis.Redis.from_url(url, protocol=2)
+    script = client.register_script(
+        "local v = redis.call('GET', KEYS[1]); if not v then redis.call('SET', KEYS[1], '1') end; return v"
+    )
+    while not stop.is_set():
+        key, other = (f"k:{rng.randrange(60)}" for _ in range(2))
+        match rng.randrange(14):
+            case 0:
+                client.set(key, "v", px=rng.choice([1, 20, 500]))
+            case 1:
+                client.set(key, "v", ex=5, nx=True)
+            case 2:
+                client.execute_command("SETEX", key, 1, "v")
+            case 3:
+                client.mget([key, other, key])
+            case 4:
+                client.delete(key, other)
+            case 5:
+                client.expire(key, rng.choice([-1, 1, 100]))
+            case 6:
+                script(keys=[key])
+            case 7:
+                with client.pipeline(transaction=True) as pipe:
+                    pipe.get(key).set(other, "x").get(other).execute()
+            case 8:
+                with client.pipeline(transaction=False) as pipe:
+                    [pipe.get(f"k:{n}") for n in range(20)]
+                    pipe.execute()
+            case 9:
+                client.hset(f"h:{key}", "f", "1")
+                client.hget(f"h:{other}", "f")
+            case 10:
+                client.execute_command("SET", key, "v", "PXAT", int(time.time() * 1000) + 30)
+            case 11:
+                client.exists(key, other)
+                client.ttl(key)
+            case 12:
+                with contextlib.suppress(redis.ResponseError):
+                    client.execute_command("SET", key, "v", "EX", "0")
+            case _:
+                client.get(b'bin\x00\xff\r\n"\\' + key.encode())
+    client.close()
+
+
+def test_every_lookup_of_mixed_traffic_equals_info(server_url: str, tmp_path: Path):
+    # GIVEN four clients of mixed traffic
+    stop = threading.Event()
+    workers = [threading.Thread(target=mixed_traffic, args=(server_url, stop, seed)) for seed in range(4)]
+    for worker in workers:
+        worker.start()
+    # WHEN recorded
+    try:
+        case = record(RecordOptions(url=server_url, out=tmp_path / "case", seconds=4))
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+    # THEN hits and misses are INFO's, every miss has its key state, and no event is left over
+    ledger = miss_ledger(case)
+    assert ledger.total > 2000
+    assert (ledger.hits, ledger.misses) == (ledger.info_hits, ledger.info_misses)
+    assert ledger.residual == 0
+    misses = ledger.reads[ledger.reads["outcome"].eq("miss")]
+    assert misses["key_state"].notna().all()
+    assert {"expired", "deleted", "never written"} <= set(misses["key_state"].astype("str"))
+    assert case.meta["stream"]["orphan_keymisses"] == 0
+    assert case.meta["stream"]["damaged"] == 0
+    assert case.gaps == []
+
+
+def test_the_server_is_left_as_it_was(server_url: str, tmp_path: Path):
+    # GIVEN a server with a setting of its own
+    client = redis.Redis.from_url(server_url, protocol=2)
+    client.config_set("notify-keyspace-events", "Kx")
+    before = client.config_get("notify-keyspace-events")
+    # WHEN a recording runs
+    seen = {}
+    record(
+        RecordOptions(url=server_url, out=tmp_path / "case", seconds=2),
+        lambda progress: seen.update(during=client.config_get("notify-keyspace-events")),
+    )
+    # THEN the setting was extended meanwhile and is back, and no connection of ours is left
+    assert seen["during"] != before
+    assert client.config_get("notify-keyspace-events") == before
+    names = {entry["name"] for entry in client.client_list()}
+    assert not any(name.startswith("coldcache") for name in names)
+    client.config_set("notify-keyspace-events", "")
+    client.close()
+
+
+def test_values_and_secrets_reach_no_file(server_url: str, tmp_path: Path):
+    client = redis.Redis.from_url(server_url, protocol=2)
+    client.config_set("masterauth", "hunter2-secret")
+    try:
+        case = record(
+            RecordOptions(url=server_url, out=tmp_path / "case", seconds=2),
+            lambda progress: client.set("user:1", "a very private value"),
+        )
+    finally:
+        client.config_set("masterauth", "")
+        client.close()
+    for path in case.folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert b"very private" not in content, path
+            assert b"hunter2" not in content, path
+    config = case.table("config").set_index("parameter")["value"]
+    assert config["masterauth"] == "(redacted)"
+    assert "very private" not in case.accesses.to_string()
+    assert not (case.folder / "raw").exists()
+
+
+def test_a_server_that_is_down_is_one_sentence_and_leaves_nothing(tmp_path: Path):
+    with pytest.raises(ServerUnreachableError, match=r"No Redis answers at 127\.0\.0\.1:1 ") as caught:
+        record(RecordOptions(url="redis://:swordfish@127.0.0.1:1/0", out=tmp_path / "case", seconds=2))
+    assert "swordfish" not in str(caught.value)
+    assert not (tmp_path / "case").exists()
+
+
+def test_an_existing_case_is_refused_and_kept(server_url: str, tmp_path: Path):
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / "precious").write_text("x")
+    with pytest.raises(CaseExistsError):
+        record(RecordOptions(url=server_url, out=tmp_path / "case", seconds=2))
+    assert (tmp_path / "case" / "precious").exists()
+
+
+def test_a_process_that_is_not_there_is_refused(server_url: str, tmp_path: Path):
+    with pytest.raises(ProcessNotFoundError):
+        record(RecordOptions(url=server_url, out=tmp_path / "case", seconds=2, pid=2**22 + 1))
+    assert not (tmp_path / "case").exists()

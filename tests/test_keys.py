@@ -1,0 +1,68 @@
+"""Key families and mismatched families."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from coldcache.keys.families import key_families, variable_part
+from coldcache.keys.mismatch import mismatched_pairs, template_edit
+
+
+def test_identifiers_become_stars_and_names_stay():
+    keys = pd.Series(
+        ["prod_cache:img:9f2c41aa77de0011", "user:7:profile", "page:7:views", "session:550e8400-e29b-41d4-a716-446655440000"]
+    )
+    assert key_families(keys).tolist() == ["prod_cache:img:*", "user:*:profile", "page:*:views", "session:*"]
+
+
+def test_a_position_with_many_words_is_variable():
+    words = [f"{first}{second}" for first in "abcdefgh" for second in "klmnop"]
+    families = key_families(pd.Series([f"tag:{word}:count" for word in words]))
+    assert set(families) == {"tag:*:count"}
+
+
+def test_a_few_words_stay_words():
+    families = key_families(pd.Series(["config:limits", "config:colours"]))
+    assert sorted(families) == ["config:colours", "config:limits"]
+
+
+def test_the_variable_part_names_the_thing():
+    assert variable_part("prod_cache:img:77", "prod_cache:img:*") == variable_part("dev_cache:img:77", "dev_cache:img:*") == "77"
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "edit"),
+    [
+        ("dev_cache:img:*", "prod_cache:img:*", ("dev_cache -> prod_cache", True)),
+        ("img:*", "app:img:*", ("(none) -> app", True)),
+        ("app:app:img:*", "app:img:*", ("app -> (none)", True)),
+        ("img:*:small", "img:*:thumb", ("small -> thumb", False)),
+        ("img:*", "img:*", None),
+        ("a:b:*", "c:d:*", None),
+        ("img:*:*", "img:*", None),
+    ],
+)
+def test_template_edits(written: str, read: str, edit: tuple[str, bool] | None):
+    assert template_edit(written, read) == edit
+
+
+def accesses(family: str, ids: np.ndarray, seconds: np.ndarray) -> pd.DataFrame:
+    t = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(seconds, unit="s")
+    return pd.DataFrame({"t": t, "key": [family.replace("*", str(i)) for i in ids], "family": family})
+
+
+def test_a_true_pair_beats_its_shifted_control_and_an_unrelated_pair_does_not():
+    # GIVEN one family written 20 ms after it is read under another name, and one written at random
+    rng = np.random.default_rng(1)
+    ids, at = rng.zipf(1.3, 3000) % 900, np.sort(rng.uniform(0, 60, 3000))
+    reads = accesses("prod:img:*", ids, at)
+    true_writes = accesses("dev:img:*", ids, at + 0.02)
+    random_writes = accesses("dev:img:*", rng.permutation(ids), at + 0.02)
+    # WHEN compared
+    true_pair = mismatched_pairs(reads, true_writes)[0]
+    random_pair = mismatched_pairs(reads, random_writes)[0]
+    # THEN only the true one is far above its control
+    assert true_pair.joined_share == 1.0
+    assert true_pair.joined_share - true_pair.control_share > 0.1
+    assert abs(random_pair.joined_share - random_pair.control_share) < 0.05
