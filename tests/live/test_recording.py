@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import redis
-from coldcache.errors import CaseExistsError, ProcessNotFoundError, ServerUnreachableError
+from coldcache.case import open_case
+from coldcache.errors import CaseExistsError, ColdcacheError, ProcessNotFoundError, ServerRefusedError, ServerUnreachableError
 from coldcache.record.recorder import RecordOptions, record
 from coldcache.replay.ledger import miss_ledger
 
@@ -151,3 +156,51 @@ def test_a_process_that_is_not_there_is_refused(server_url: str, tmp_path: Path)
     with pytest.raises(ProcessNotFoundError):
         record(RecordOptions(url=server_url, out=tmp_path / "case", seconds=2, pid=2**22 + 1))
     assert not (tmp_path / "case").exists()
+
+
+def test_the_rights_the_readme_grants_are_enough_and_fewer_are_refused_with_the_line_to_paste(server_url: str, tmp_path: Path):
+    # GIVEN a user with exactly the rights that the README grants
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    granted = next(entry for entry in readme.splitlines() if entry.startswith("ACL SETUSER coldcache"))
+    client = redis.Redis.from_url(server_url, protocol=2)
+    client.execute_command(*granted.split(), "on", ">sesame")
+    url = server_url.replace("redis://", "redis://coldcache:sesame@")
+    try:
+        # WHEN it records THEN that is enough
+        case = record(RecordOptions(url=url, out=tmp_path / "case", seconds=2))
+        assert miss_ledger(case).residual == 0
+        assert not any(b"sesame" in path.read_bytes() for path in case.folder.rglob("*") if path.is_file())
+        # AND without MONITOR the refusal says what to grant
+        client.execute_command("ACL", "SETUSER", "coldcache", "-monitor")
+        with pytest.raises(ColdcacheError, match=r"\+monitor") as caught:
+            record(RecordOptions(url=url, out=tmp_path / "refused", seconds=2))
+        assert "sesame" not in str(caught.value)
+        assert client.config_get("notify-keyspace-events")["notify-keyspace-events"] == ""
+        # AND a wrong password is said to be that
+        with pytest.raises(ServerRefusedError, match="user or password"):
+            record(RecordOptions(url=url.replace("sesame", "wrong"), out=tmp_path / "refused", seconds=2))
+    finally:
+        client.execute_command("ACL", "DELUSER", "coldcache")
+        client.close()
+
+
+def test_an_interrupted_recording_is_complete(server_url: str, tmp_path: Path):
+    # GIVEN a recording without an end, as its own process
+    command = [sys.executable, "-m", "coldcache", "record", "--out", str(tmp_path / "case"), "--pid", str(os.getpid())]
+    process = subprocess.Popen(command, env={**os.environ, "REDIS_URL": server_url}, stdout=subprocess.DEVNULL)
+    client = redis.Redis.from_url(server_url, protocol=2)
+    deadline = time.monotonic() + 20
+    while not any(entry["name"] == "coldcache-capture" for entry in client.client_list()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for number in range(30):
+        client.get(f"k:{number}")
+        time.sleep(0.1)
+    # WHEN interrupted THEN it ends with 0 and a case that reconciles, and the server is as before
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    case = open_case(tmp_path / "case")
+    assert case.meta["ended"] == "interrupted"
+    assert miss_ledger(case).residual == 0
+    assert case.table("process")["rss_bytes"].gt(0).all()
+    assert client.config_get("notify-keyspace-events")["notify-keyspace-events"] == ""
+    client.close()

@@ -48,6 +48,12 @@ def test_two_readers_of_one_cold_key_each_get_their_fill(tmp_path: Path):
     assert ledger.reads["effective"].tolist() == [False, False, True]
 
 
+def test_a_late_fill_answers_its_miss_and_not_a_hit_in_between(tmp_path: Path):
+    items = [*missed(0, "a"), *missed(1, "a"), *stored(6, "a"), line(7, "GET", "a"), *stored(9, "a")]
+    ledger = miss_ledger(case_of(tmp_path / "c", items))
+    assert ledger.reads["effective"].tolist() == [False, False, True]
+
+
 def test_a_write_long_after_the_read_answers_nothing(tmp_path: Path):
     ledger = miss_ledger(case_of(tmp_path / "c", [*stored(0, "a"), line(10, "GET", "a"), *stored(60_000, "a")]))
     assert ledger.reads["effective"].tolist() == [True]

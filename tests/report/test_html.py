@@ -81,6 +81,22 @@ def test_the_answer_is_in_the_first_screen_and_the_code_is_folded(browser: Brows
     assert page.locator("details.code").count() > 5
 
 
+def test_zoom_and_hover_are_linked_over_all_panels_of_the_timeline(browser: Browser, report: Path):
+    page = Watched(browser, report, 1400).page
+    figure = page.locator("#fig-10-07-0")
+    figure.scroll_into_view_if_needed()
+    box = figure.bounding_box()
+    assert box is not None
+    # WHEN the pointer stands in the second panel THEN the box lists the series of every panel
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 260)
+    page.wait_for_selector("#fig-10-07-0 .hoverlayer .legend")
+    listed = page.locator("#fig-10-07-0 .hoverlayer").text_content() or ""
+    assert all(name in listed for name in ("hit rate", "cold_start", "Redis used memory", "process RSS", "process heap")), listed
+    # AND there is one time axis, so that one zoom moves all
+    axes = page.evaluate("[...new Set(document.getElementById('fig-10-07-0').data.map(trace => trace.xaxis))]")
+    assert axes == ["x4"]
+
+
 def test_a_hostile_key_name_is_shown_and_not_run(browser: Browser, tmp_path: Path):
     # GIVEN keys that are HTML, with a script and an image that would call home
     evil = "<img src=https://evil.example/x onerror=window.hacked=1><script>window.hacked=1</script>"

@@ -25,10 +25,9 @@ _LEAST_BYTES = 256 * 1024  # smaller survivors are noise: connection buffers, im
 _LEAST_RATE = 1024.0  # bytes per second after the warm-up
 _FLAT = 0.9  # a leak's survival share in every tenth; measured .98
 _GONE = 0.1  # what a bounded cache keeps of its old tenths, a warm-up of its second half; measured 0
-_WINDOWS = 60
+_WINDOWS = (20, 60)  # fewest and most of the fit; 20 still allow p = 0.05
+_LEAST_WINDOW_S = 0.25  # several times the processing lag
 _BOOTSTRAPS = 300
-_BLOCK = 10
-_SHIFTS = 199
 _P_LIMIT = 0.05
 
 
@@ -212,29 +211,34 @@ class _Fit:
 
 
 def _bytes_per_miss(alive: pd.DataFrame, miss_s: np.ndarray, span_s: float) -> _Fit | None:
-    """Fit surviving bytes per window on misses per window; None where it beats no shifted control.
+    """Fit surviving bytes per window on misses; None where it does not beat shifted misses.
 
-    NNLS with an intercept, moving-block bootstrap for the interval, circular shifts of the
-    misses for p: both keep each series' autocorrelation.
+    NNLS on the misses of the same window, those of the window before, and an intercept: work
+    that ends after its window's edge would otherwise pull the slope down. Moving-block bootstrap for the
+    interval, circular shifts of the misses for p: both keep each series' autocorrelation.
     """
-    edges = np.linspace(_WARM_UP * span_s, (1 - _TAIL) * span_s, _WINDOWS + 1)
-    grown, _ = np.histogram(alive["born_s"], bins=edges, weights=alive["size_bytes"])
+    judged_s = (1 - _TAIL - _WARM_UP) * span_s
+    windows = int(np.clip(judged_s / _LEAST_WINDOW_S, *_WINDOWS))
+    edges = _WARM_UP * span_s + np.arange(-1, windows + 1) * judged_s / windows
+    grown, _ = np.histogram(alive["born_s"], bins=edges[1:], weights=alive["size_bytes"])
     misses, _ = np.histogram(miss_s, bins=edges)
-    if misses.sum() < _WINDOWS or misses.std() == 0:
+    if misses.sum() < 2 * windows or misses.std() == 0:
         return None
+    now, before = misses[1:].astype(float), misses[:-1].astype(float)
 
-    def slope(x: np.ndarray, y: np.ndarray) -> float:
-        return float(nnls(np.column_stack([x, np.ones_like(x)]).astype(float), y)[0][0])
+    def slope(rows: np.ndarray, shift: int = 0) -> float:
+        columns = [np.roll(now, shift)[rows], np.roll(before, shift)[rows], np.ones(len(rows))]
+        return float(nnls(np.column_stack(columns), grown[rows])[0][:2].sum())
 
-    rng = np.random.default_rng(0)
-    fitted = slope(misses, grown)
-    shifts = 1 + np.arange(_SHIFTS) % (_WINDOWS - 1)
-    beaten = sum(slope(np.roll(misses, shift), grown) >= fitted for shift in np.unique(shifts))
-    p = (1 + beaten) / (1 + len(np.unique(shifts)))
+    every = np.arange(windows)
+    fitted = slope(every)
+    beaten = sum(slope(every, shift) >= fitted for shift in range(1, windows))
+    p = (1 + beaten) / windows
     if fitted <= 0 or p > _P_LIMIT:
         return None
-    starts = rng.integers(0, _WINDOWS - _BLOCK + 1, size=(_BOOTSTRAPS, _WINDOWS // _BLOCK))
-    draws = (starts[:, :, None] + np.arange(_BLOCK)).reshape(_BOOTSTRAPS, -1)
-    slopes = [slope(misses[draw], grown[draw]) for draw in draws]
+    rng = np.random.default_rng(0)
+    block = max(3, windows // 6)
+    starts = rng.integers(0, windows - block + 1, size=(_BOOTSTRAPS, -(-windows // block)))
+    slopes = [slope((draw[:, None] + np.arange(block)).ravel()) for draw in starts]
     low, high = np.percentile(slopes, [2.5, 97.5])
     return _Fit(fitted, (float(low), float(high)), float(p))

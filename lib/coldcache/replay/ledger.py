@@ -175,7 +175,7 @@ _WRITE_COLUMNS = [
 
 
 def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pair every write with the latest unanswered read of its key, within FILL_WINDOW_S.
+    """Pair every write with the latest unanswered miss of its key, else hit, within FILL_WINDOW_S.
 
     By key and time, not by connection: a pooled or multiplexed client makes the connection mean
     nothing (measured accuracy 0.009).
@@ -201,7 +201,9 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[
     first_touch = np.zeros(count_reads, dtype=bool)
     in_flight = np.zeros(count_reads, dtype=bool)
     follows: list[int] = [-1] * len(writes)
-    waiting: dict[int, list[int]] = {}
+    # Reads that no write has answered yet, by key: misses and hits apart. A write answers a miss
+    # first: of two workers that missed one key, the second's write may come after another's hit.
+    waiting: dict[int, tuple[list[int], list[int]]] = {}
     written: set[int] = set()
     window_us = int(FILL_WINDOW_S * 1e6)
     for at in order:
@@ -209,19 +211,16 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[
         if not is_write[at]:
             first_touch[at] = group not in waiting
             in_flight[at] = is_miss[at] and not first_touch[at] and group not in written
-            waiting.setdefault(group, []).append(int(at))
+            waiting.setdefault(group, ([], []))[0 if is_miss[at] else 1].append(int(at))
             continue
         written.add(group)
-        unanswered = waiting.get(group)
-        if unanswered:
-            read = unanswered[-1]
-            if stamps[at] - stamps[read] <= window_us:
-                unanswered.pop()
+        for unanswered in waiting.setdefault(group, ([], [])):
+            if unanswered and stamps[at] - stamps[unanswered[-1]] <= window_us:
+                read = unanswered.pop()
                 fill_ms[read] = (stamps[at] - stamps[read]) / 1000
                 follows[at - count_reads] = read
-            else:
-                unanswered.clear()
-        waiting.setdefault(group, [])
+                break
+            unanswered.clear()
     outcomes = reads["outcome"].astype("object").to_numpy()
     reads = reads.assign(
         fill_ms=fill_ms,
