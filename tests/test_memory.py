@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+
+import memray
 import numpy as np
 import pandas as pd
 import pytest
 from coldcache.memory.survivors import growth_kind
 from coldcache.memory.trends import trend
+from coldcache.sources.heap import read_heap
 from coldcache.timeline import change_points
 
 ONES = np.ones(10)
@@ -44,3 +49,39 @@ def test_a_step_is_a_change_point_and_a_slope_or_noise_is_not():
     assert change_points(np.linspace(0, 1, 60) + noise) == []
     assert change_points(0.5 + noise) == []
     assert change_points(np.full(60, 3.0)) == []
+
+
+def test_a_real_capture_becomes_tables_that_add_up(tmp_path):
+    # GIVEN a process that keeps 2 MB of bytearrays and frees as many, under memray
+    capture = tmp_path / "memray.bin"
+    kept: list[bytearray] = []
+    with memray.Tracker(destination=memray.FileDestination(capture), trace_python_allocators=True):
+        for _ in range(20):
+            kept.append(bytearray(100_000))
+            temporary = bytearray(100_000)
+            time.sleep(0.02)
+            del temporary
+    # WHEN read
+    heap = read_heap(capture)
+    # THEN the survivors are what is kept, charged to this test's line
+    alive = heap.intervals[heap.intervals["died"].isna()]
+    sites = alive.groupby(alive["stack_id"].map(heap.stacks.set_index("stack_id")["application"]))["size_bytes"].sum()
+    line = sites.sort_values().index[-1]
+    assert "test_a_real_capture_becomes_tables_that_add_up" in line
+    assert sites[line] == pytest.approx(2_000_000, rel=0.01)
+    assert heap.snapshots["t"].is_monotonic_increasing
+    assert heap.pid == os.getpid()
+
+
+def test_a_capture_cut_off_and_padded_with_zeros_still_opens(tmp_path):
+    # GIVEN a capture without its end, as a killed process leaves it: uncompressed, zero-padded
+    capture = tmp_path / "memray.bin"
+    with memray.Tracker(destination=memray.FileDestination(capture, compress_on_exit=False), trace_python_allocators=True):
+        kept = [bytearray(50_000) for _ in range(40)]
+        time.sleep(0.05)
+    whole = capture.read_bytes()
+    capture.write_bytes(whole[: int(len(whole) * 0.9)] + b"\0" * 5_000_000)
+    # WHEN read THEN there are survivors
+    heap = read_heap(capture)
+    assert heap.intervals["size_bytes"].sum() >= 40 * 50_000
+    assert len(kept) == 40

@@ -7,7 +7,6 @@ Parquet (see :mod:`coldcache.schema`) and the memray files as recorded.
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import os
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from coldcache.errors import (
     NotACaseError,
     did_you_mean,
 )
+from coldcache.shown import SelfShowing
 
 FORMAT_VERSION = 1
 SAMPLE_PREFIX = "sample-"
@@ -64,7 +64,7 @@ def iso(moment: datetime | pd.Timestamp) -> str:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Case:
+class Case(SelfShowing):
     """One recorded incident.
 
     Attributes
@@ -135,6 +135,10 @@ class Case:
         """Every key access in stream order, see ``schema.ACCESSES``; read once."""
         return self.table("accesses")
 
+    def on_server_clock(self, t: pd.Series) -> pd.Series:
+        """Move times of the recording machine's clock to the server's, by the offset measured at the start."""
+        return t + pd.Timedelta(self.meta["clock_offsets"]["server_minus_recorder_us"], "us")
+
     def _path(self, table: schema.Table) -> Path:
         return self.folder / table.path
 
@@ -149,17 +153,12 @@ class Case:
         for evidence, table in EVIDENCE.items():
             held = f"{rows[table]:,} rows" if table in rows else "missing"
             lines.append(f"  {evidence:<14}{held}")
+        lines += [f"  problem   {problem}" for problem in self.meta.get("problems", ())]
         lines += [f"  gap       {gap['start']} to {gap['end']}: {gap['reason']}" for gap in self.gaps]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"<Case {self.shown_as}>"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def open_case(folder: str | Path) -> Case:

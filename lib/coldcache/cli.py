@@ -7,14 +7,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from coldcache import __version__
 from coldcache.errors import ColdcacheError, MissingExtraError, UnknownNameError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from coldcache.record.recorder import Progress as RecordingProgress
 
 FINE, BROKEN, ALERT, WRONG_ARGUMENTS = 0, 1, 2, 64
 _MODES = ("exact", "monitor", "events", "burst")
@@ -65,44 +68,31 @@ def _needs(extra: str) -> Iterator[None]:
 
 
 @contextmanager
-def _recording_bar(seconds: float | None, quiet: bool) -> Iterator[Callable[[Any], None]]:
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("recording"),
-        BarColumn(),
-        TextColumn("{task.fields[shown]}"),
-        TimeElapsedColumn(),
-        console=_messages,
-        disable=quiet or not _messages.is_terminal,  # a bar in a log file is noise
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("recording", total=seconds, shown="connecting")
+def _bar(name: str, quiet: bool, total: float | None, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on a terminal; yield what updates it. A bar in a log file is noise."""
+    shown = TextColumn("{task.fields[shown]}")
+    parts = (SpinnerColumn(), TextColumn(name), BarColumn(), *columns, shown, TimeElapsedColumn())
+    with Progress(*parts, console=_messages, disable=quiet or not _messages.is_terminal, transient=True) as bar:
+        task = bar.add_task(name, total=total, shown="")
+        yield lambda **now: bar.update(task, **now)
 
-        def show(progress: Any) -> None:
-            rate = "–" if progress.hit_rate is None else f"{progress.hit_rate:.1%}"
-            shown = f"{progress.commands:,} commands, hit rate {rate}, {progress.stream_bytes / 1e6:.1f} MB"
-            bar.update(task, completed=progress.elapsed_s, shown=shown)
+
+@contextmanager
+def _recording_bar(seconds: float | None, quiet: bool) -> Iterator[Callable[[RecordingProgress], None]]:
+    with _bar("recording", quiet, seconds) as update:
+
+        def show(now: RecordingProgress) -> None:
+            rate = "–" if now.hit_rate is None else f"{now.hit_rate:.1%}"
+            shown = f"{now.commands:,} commands, hit rate {rate}, {now.stream_bytes / 1e6:.1f} MB"
+            update(completed=now.elapsed_s, shown=shown)
 
         yield show
 
 
 @contextmanager
 def _report_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("notebooks"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[shown]}"),
-        TimeElapsedColumn(),
-        console=_messages,
-        disable=quiet or not _messages.is_terminal,  # a bar in a log file is noise
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("notebooks", total=None, shown="")
-        yield lambda step, done, total: bar.update(task, completed=done, total=total, shown=step)
+    with _bar("notebooks", quiet, None, MofNCompleteColumn()) as update:
+        yield lambda step, done, total: update(completed=done, total=total, shown=step)
 
 
 @app.command()
@@ -134,7 +124,7 @@ def demo(
     folder = out or Path("demo") / f"{fault}-{utc_now():%Y%m%dT%H%M%S}"
     url = url_from(url_env, None) if url_env else None
     if not quiet:
-        _messages.print(f"dragon3, a sample image analyzer: {truth.title}. Recording for {seconds:.0f} s.")
+        _messages.print(f"dragon3, a sample image analyzer: {truth.title}. Recording for {seconds:.0f} s.", soft_wrap=True)
     with _recording_bar(seconds, quiet) as show:
         record_incident(fault, folder / "case", seconds=seconds, seed=seed, rate=rate, url=url, on_progress=show)
     with _report_bar(quiet) as step:

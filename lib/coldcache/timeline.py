@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +10,7 @@ import pandas as pd
 from coldcache.case import Case
 from coldcache.causes.diagnosis import Diagnosis
 from coldcache.errors import ParameterTypeError
+from coldcache.shown import SelfShowing
 
 _MOST_BINS = 5_000  # a figure stays under 20,000 points
 _SHIFTED = 199
@@ -27,7 +26,7 @@ SERIES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Timeline:
+class Timeline(SelfShowing):
     """All series on a common grid of time.
 
     Attributes
@@ -62,12 +61,6 @@ class Timeline:
     def __repr__(self) -> str:
         return f"<Timeline {len(self.bins)} bins of {self.bin_s:g} s>"
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
-
 
 def _level(series: str, value: float) -> str:
     return f"{value:.1%}" if series == "hit_rate" else f"{value / 1e6:.1f} MB"
@@ -97,9 +90,9 @@ def joined_timeline(case: Case, diagnosis: Diagnosis, *, bin_s: float = 1.0) -> 
     total = np.bincount(place, minlength=count)
     hits = np.bincount(place, weights=hit, minlength=count)
     useful = np.bincount(place, weights=hit & reads["effective"].to_numpy(), minlength=count)
-    offset = pd.Timedelta(case.meta["clock_offsets"]["server_minus_recorder_us"], "us")
-    heap = case.table("heap_snapshots")
-    process = case.table("process")
+    heap, process = case.table("heap_snapshots"), case.table("process")
+    heap = heap.assign(t=case.on_server_clock(heap["t"]))
+    process = process.assign(t=case.on_server_clock(process["t"]))
     with np.errstate(invalid="ignore"):
         bins = pd.DataFrame(
             {
@@ -107,8 +100,8 @@ def joined_timeline(case: Case, diagnosis: Diagnosis, *, bin_s: float = 1.0) -> 
                 "hit_rate": hits / total,
                 "effective_hit_rate": useful / total,
                 "redis_bytes": _means(case.table("info"), "used_memory", start, bin_s, count),
-                "rss_bytes": _means(process.assign(t=process["t"] + offset), "rss_bytes", start, bin_s, count),
-                "heap_bytes": _means(heap.assign(t=heap["t"] + offset), "heap_bytes", start, bin_s, count),
+                "rss_bytes": _means(process, "rss_bytes", start, bin_s, count),
+                "heap_bytes": _means(heap, "heap_bytes", start, bin_s, count),
             },
             index=index,
         )

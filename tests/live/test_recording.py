@@ -16,7 +16,8 @@ import pytest
 import redis
 from coldcache.case import open_case
 from coldcache.errors import CaseExistsError, ColdcacheError, ProcessNotFoundError, ServerRefusedError, ServerUnreachableError
-from coldcache.record.recorder import RecordOptions, record
+from coldcache.lab.server import lab_server
+from coldcache.record.recorder import Progress, RecordOptions, record
 from coldcache.replay.ledger import miss_ledger
 
 pytestmark = pytest.mark.live
@@ -204,3 +205,31 @@ def test_an_interrupted_recording_is_complete(server_url: str, tmp_path: Path):
     assert case.table("process")["rss_bytes"].gt(0).all()
     assert client.config_get("notify-keyspace-events")["notify-keyspace-events"] == ""
     client.close()
+
+
+def test_a_server_that_dies_leaves_what_was_recorded_and_a_gap(tmp_path: Path):
+    # GIVEN a server that is killed in the middle of a recording
+    with lab_server() as url:
+        client = redis.Redis.from_url(url, protocol=2)
+        pid = client.info("server")["process_id"]
+
+        def watch(progress: Progress) -> None:
+            client.get("k") if progress.elapsed_s < 2.5 else os.kill(pid, signal.SIGKILL)
+
+        case = record(RecordOptions(url=url, out=tmp_path / "case", seconds=20), watch)
+        client.close()
+    # THEN the case is readable, reconciles up to the last sample, and says what happened
+    assert case.gaps
+    assert "server" in case.gaps[0]["reason"]
+    ledger = miss_ledger(case)
+    assert ledger.total >= 2
+    assert ledger.residual == 0
+
+
+def test_a_capture_that_memray_cannot_read_is_kept_and_said(server_url: str, tmp_path: Path):
+    broken = tmp_path / "memray.bin"
+    broken.write_bytes(b"not a capture")
+    case = record(RecordOptions(url=server_url, out=tmp_path / "case", seconds=2, heap_files=lambda: [broken]))
+    assert (case.folder / "heap" / "memray.bin").read_bytes() == b"not a capture"
+    assert "cannot be read" in str(case)
+    assert case.missing("heap_intervals") == ["heap profile"]

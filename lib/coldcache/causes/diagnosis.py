@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Finding, Investi
 from coldcache.memory.survivors import Survivors
 from coldcache.memory.trends import Trend, trend, unexplained_growth
 from coldcache.replay.ledger import Ledger
+from coldcache.shown import SelfShowing
 
 SCHEMA_VERSION = 1
 HEALTHY, FAULTY, INSUFFICIENT = "healthy", "faulty", "insufficient_evidence"
@@ -33,7 +33,7 @@ _GAP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Diagnosis:
+class Diagnosis(SelfShowing):
     """What is wrong with a cache, how that is known, and what would mend it.
 
     Attributes
@@ -183,12 +183,6 @@ class Diagnosis:
 
     def __repr__(self) -> str:
         return f"<Diagnosis {self.case.shown_as}: {self.verdict}, {len(self.findings)} findings>"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
 
     def checks(self) -> pd.DataFrame:
         """Return one row per cause: ``cause``, ``outcome``, ``why``; causes without any check are left out."""

@@ -51,6 +51,8 @@ pio.templates["coldcache"] = go.layout.Template(
     }
 )
 pio.templates.default = "coldcache"
+# Whatever PLOTLY_RENDERER says: the export puts figures into the report from this type alone.
+pio.renderers.default = "plotly_mimetype"
 pio.renderers["plotly_mimetype"].config = dict(PLOT_CONFIG)
 
 

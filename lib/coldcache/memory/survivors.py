@@ -7,9 +7,7 @@ the wrong one.
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +15,7 @@ from scipy.optimize import nnls
 
 from coldcache.case import Case
 from coldcache.replay.ledger import Ledger
+from coldcache.shown import SelfShowing
 
 TENTHS = 10
 _WARM_UP = 0.25  # share of the recording that is not judged
@@ -62,7 +61,7 @@ class GrowthSite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Survivors:
+class Survivors(SelfShowing):
     """What a heap profile says about growth; `sites` largest first. ``recorded`` is False without a profile."""
 
     recorded: bool
@@ -106,12 +105,6 @@ class Survivors:
     def __repr__(self) -> str:
         return f"<Survivors {len(self.sites)} sites, {self.size_bytes} bytes>"
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
-
 
 def heap_survivors(case: Case, ledger: Ledger) -> Survivors:
     """Explain what the process kept: surviving bytes by line, their kind, and what they follow.
@@ -141,7 +134,8 @@ def heap_survivors(case: Case, ledger: Ledger) -> Survivors:
     sums = alive.groupby("site")["size_bytes"].sum()
     large = sums[sums >= _LEAST_BYTES].sort_values(ascending=False).index
     misses = ledger.reads.loc[ledger.reads["outcome"].eq("miss"), "t"]
-    miss_s = ((misses - snapshots["t"].iloc[0]) / pd.Timedelta(1, "s")).to_numpy()
+    began = case.on_server_clock(snapshots["t"].iloc[:1]).iloc[0]
+    miss_s = ((misses - began) / pd.Timedelta(1, "s")).to_numpy()
     frames = stacks.set_index("stack_id")["frames"]
     sites = tuple(
         _growth_site(name, intervals[intervals["site"].eq(name)], frames, float(seconds[-1]), total, miss_s) for name in large

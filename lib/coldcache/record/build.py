@@ -31,13 +31,14 @@ class RawEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What was built: rows by table, the stream's counts, the span, and how many INFO samples it has."""
+    """What was built: rows by table, the stream's counts, the span, the INFO samples, and what could not be read."""
 
     rows: dict[str, int]
     stream: dict[str, int]
     start: pd.Timestamp
     end: pd.Timestamp
     info_samples: int
+    problems: list[str]
 
 
 def build_tables(evidence: RawEvidence) -> Built:
@@ -64,37 +65,41 @@ def build_tables(evidence: RawEvidence) -> Built:
     }
     if not samples:
         now = pd.Timestamp.now("UTC")
-        return Built(rows, stream_counts, now, now, 0)
+        return Built(rows, stream_counts, now, now, 0, [])
     rows["info"] = write_table(folder, "info", info_table(samples))
     rows["commandstats"] = write_table(folder, "commandstats", commandstats_table(samples))
     rows["errorstats"] = write_table(folder, "errorstats", errorstats_table(samples))
     config = pd.DataFrame(sorted(evidence.config.items()), columns=["parameter", "value"])
     rows["config"] = write_table(folder, "config", config)
-    rows |= _process_tables(evidence)
+    process_rows, problems = _process_tables(evidence)
+    rows |= process_rows
     start, end = (pd.Timestamp(samples[at].stamp_us, unit="us", tz="UTC") for at in (0, -1))
-    return Built(rows, stream_counts, start, end, len(samples))
+    return Built(rows, stream_counts, start, end, len(samples), problems)
 
 
-def _process_tables(evidence: RawEvidence) -> dict[str, int]:
+def _process_tables(evidence: RawEvidence) -> tuple[dict[str, int], list[str]]:
+    """Write what is known of the process; return rows by table, and what could not be read."""
     folder, rows = evidence.folder, {}
-    sampled = list(_json_lines(folder / "raw" / "process.jsonl"))
+    sampled = _json_lines(folder / "raw" / "process.jsonl")
     if sampled:
         process = pd.DataFrame(sampled).rename(columns={"stamp_us": "t"})
         process["t"] = pd.to_datetime(process["t"], unit="us", utc=True).dt.as_unit("us")
         rows["process"] = write_table(folder, "process", process)
-    for capture in evidence.heap_files:
-        if not capture.exists() or capture.stat().st_size == 0:
-            continue
-        heap = read_heap(capture)
-        rows["heap_snapshots"] = write_table(folder, "heap_snapshots", heap.snapshots)
-        rows["heap_intervals"] = write_table(folder, "heap_intervals", heap.intervals)
-        rows["heap_stacks"] = write_table(folder, "heap_stacks", heap.stacks)
-        kept = folder / "heap" / "memray.bin"
-        if capture != kept:
-            shutil.move(capture, kept)
-        kept.chmod(0o600)
-        break  # one process a case for now
-    return rows
+    capture = next((path for path in evidence.heap_files if path.exists() and path.stat().st_size), None)
+    if capture is None:
+        return rows, []
+    kept = folder / "heap" / "memray.bin"
+    kept.parent.mkdir(mode=0o700, exist_ok=True)
+    shutil.move(capture, kept)
+    kept.chmod(0o600)
+    try:
+        heap = read_heap(kept)
+    except OSError as error:
+        return rows, [f"heap/memray.bin cannot be read: {error}"]
+    rows["heap_snapshots"] = write_table(folder, "heap_snapshots", heap.snapshots)
+    rows["heap_intervals"] = write_table(folder, "heap_intervals", heap.intervals)
+    rows["heap_stacks"] = write_table(folder, "heap_stacks", heap.stacks)
+    return rows, []
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:

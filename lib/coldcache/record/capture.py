@@ -99,7 +99,7 @@ class StreamCapture:
 
     def finish(self, timeout_s: float = 30) -> None:
         """Wait until the end mark has arrived, then close; after `timeout_s` close all the same."""
-        if not self._ended.wait(timeout_s):
+        if not self._ended.wait(timeout_s if self.lost is None else _HANDSHAKE_S):
             self.lost = self.lost or f"the end of the stream did not arrive within {timeout_s:.0f} s"
         self.close()
 

@@ -112,6 +112,11 @@ def record(options: RecordOptions, on_progress: Callable[[Progress], None] = lam
                 if not (folder / "case.json").exists():
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
+    except OSError as error:
+        raise RecordingFailedError(
+            f"{options.out} cannot be written ({error.strerror or type(error).__name__}). "
+            "What was recorded until then stays in its raw/ folder. Free some room, then record again."
+        ) from None
     finally:
         control.close()
 
@@ -140,9 +145,8 @@ def _record_into(
             process.start()
         with os.fdopen(private_file(raw / "info.jsonl"), "w", encoding="utf-8") as info_file:
             ended = _sample_until_the_end(options, control, capture, stop, info_file, on_progress)
-        control.restore_key_events()
-        with contextlib.suppress(redis.RedisError):
-            control.mark(end_mark)
+        _quietly(control.restore_key_events)()
+        _quietly(lambda: control.mark(end_mark))()
         capture.finish()
     finished = utc_now()
     options.before_build()
@@ -178,6 +182,7 @@ def _record_into(
             "rows": built.rows,
             "stream": built.stream,
             "gaps": gaps,
+            "problems": built.problems,
             "clock_offsets": {"server_minus_recorder_us": clock_offset_us},
             "policy": {
                 "keys": "plain",
@@ -210,7 +215,12 @@ def _sample_until_the_end(
     begin = due = time.monotonic()
     first: dict[str, str] | None = None
     while True:
-        text = control.info()
+        try:
+            text = control.info()
+        except (redis.ConnectionError, redis.TimeoutError):
+            # What was recorded until now is kept; the gap says why there is no more.
+            capture.lost = capture.lost or "the server stopped answering"
+            return capture.lost
         info_file.write(json.dumps({"stamp_us": time.time_ns() // 1000, "text": text}) + "\n")
         flat, _ = parse_info(text)
         first = first or flat

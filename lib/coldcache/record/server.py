@@ -19,7 +19,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import redis
+from redis.backoff import NoBackoff
 from redis.connection import ConnectionInterface
+from redis.retry import Retry
 
 from coldcache.errors import ServerRefusedError, ServerUnreachableError, UrlError
 from coldcache.sources.info import parse_info
@@ -100,7 +102,7 @@ def friendly(node: str) -> Iterator[None]:
             "ACL SETUSER <user> +monitor +psubscribe +info +config|get +config|set +client|info "
             "+client|setname +echo +time &__keyevent@*__:*"
         ) from None
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+    except (redis.ConnectionError, redis.TimeoutError, ConnectionError, TimeoutError) as error:
         reason = next((text for text in ("refused", "timed out", "reset", "closed") if text in str(error).lower()), "")
         raise ServerUnreachableError(
             f"No Redis answers at {node}{f' (connection {reason})' if reason else ''}. "
@@ -127,6 +129,8 @@ class Control:
                 client_name=CONTROL_NAME,
                 socket_connect_timeout=5,
                 socket_timeout=10,
+                # A silent reconnect would change our address, by which our own commands are known.
+                retry=Retry(NoBackoff(), 0),
                 decode_responses=True,
                 encoding_errors="backslashreplace",
             )

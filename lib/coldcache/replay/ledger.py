@@ -7,15 +7,14 @@ stated; a number that does not reconcile is itself a finding.
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from coldcache.case import Case
 from coldcache.keys.families import key_families
+from coldcache.shown import SelfShowing
 
 # A write that follows a read of the same key within this time is taken to answer it. Ten times
 # the slowest backend of an image analyzer; the lab's takes 20 ms.
@@ -23,7 +22,7 @@ FILL_WINDOW_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
-class Ledger:
+class Ledger(SelfShowing):
     """Every counted read of a case.
 
     Attributes
@@ -96,12 +95,6 @@ class Ledger:
 
     def __repr__(self) -> str:
         return f"<Ledger {self.shown_as}: {self.hits} hits, {self.misses} misses, residual {self.residual}>"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
 
     def by_family(self) -> pd.DataFrame:
         """Return one row per key family, most reads first: ``reads``, ``hit_rate``,

@@ -1,7 +1,8 @@
-"""Frames as a reader wants them: no index, rounded, whole texts, escaped."""
+"""Results that show themselves, in a terminal, in a notebook and in nbval alike; always escaped."""
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,20 @@ import pandas as pd
 _MOST_ROWS = 50
 
 
+class SelfShowing:
+    """A result whose ``str`` is its short report: the same text in a notebook, escaped as HTML."""
+
+    __slots__ = ()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class ShownTable:
+class ShownTable(SelfShowing):
     """A frame that shows itself; `frame` keeps full precision."""
 
     frame: pd.DataFrame
@@ -38,9 +51,6 @@ class ShownTable:
 
     def __repr__(self) -> str:
         return f"<ShownTable {len(self.frame)} rows>"
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
 
     def _repr_html_(self) -> str:
         if self.frame.empty:
