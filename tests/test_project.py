@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import tomllib
 from pathlib import Path
 
+import coldcache
 import nbformat
 import pytest
 import yaml
@@ -113,3 +116,13 @@ def test_no_file_carries_a_path_of_some_machine():
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".ipynb", ".md", ".html", ".j2"):
                 assert not re.search(r"/(root|work)/", path.read_text("utf-8")), path
+
+
+def test_public_names_are_what_they_say_whatever_was_imported_before():
+    # A submodule of the same name would take the place of a function once imported.
+    for module in pkgutil.walk_packages(coldcache.__path__, "coldcache."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in set(coldcache.__all__) - {"__version__", "figures"}:
+        assert callable(getattr(coldcache, name)), name
+    assert set(coldcache.__all__) <= set(dir(coldcache))

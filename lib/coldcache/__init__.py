@@ -23,7 +23,7 @@ _HOMES = {
     "miss_ledger": "coldcache.replay.ledger",
     "open_case": "coldcache.case",
     "root_cause": "coldcache.verdict",
-    "shown": "coldcache.shown",
+    "shown": "coldcache.showing",
 }
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604
 

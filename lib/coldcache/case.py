@@ -26,7 +26,7 @@ from coldcache.errors import (
     NotACaseError,
     did_you_mean,
 )
-from coldcache.shown import SelfShowing
+from coldcache.showing import SelfShowing
 
 FORMAT_VERSION = 1
 SAMPLE_PREFIX = "sample-"

@@ -110,4 +110,5 @@ def _plain(value: bytes) -> str:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         return "binary"
-    return "text" if all(ch.isprintable() or ch in "\r\n\t" for ch in text[:256]) else "binary"
+    head = text[:256].replace("\n", "").replace("\r", "").replace("\t", "")
+    return "text" if head.isprintable() else "binary"

@@ -10,7 +10,7 @@ import pandas as pd
 from coldcache.case import Case
 from coldcache.causes.diagnosis import Diagnosis
 from coldcache.errors import ParameterTypeError
-from coldcache.shown import SelfShowing
+from coldcache.showing import SelfShowing
 
 _MOST_BINS = 5_000  # a figure stays under 20,000 points
 _SHIFTED = 199

@@ -102,7 +102,9 @@ def _rates(diagnosis: Diagnosis) -> str:
         first = diagnosis.findings[0]
         predicted = diagnosis.predicted_hit_rate(first)
         if predicted is not None and (first.claims.any() or first.useless_hits):
-            boxes.append(("predicted after the fix", f"{predicted:.1%}"))
+            boxes.append(
+                ("used after the fix, predicted" if first.useless_hits else "predicted after the fix", f"{predicted:.1%}")
+            )
         if first.memory_bytes:
             boxes.append(("memory kept in the recording", f"{first.memory_bytes / 1e6:.1f} MB"))
     boxes.append(("reads, each accounted for", f"{ledger.total:,}"))

@@ -14,7 +14,7 @@ from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Finding, Investi
 from coldcache.memory.survivors import Survivors
 from coldcache.memory.trends import Trend, trend, unexplained_growth
 from coldcache.replay.ledger import Ledger
-from coldcache.shown import SelfShowing
+from coldcache.showing import SelfShowing
 
 SCHEMA_VERSION = 1
 HEALTHY, FAULTY, INSUFFICIENT = "healthy", "faulty", "insufficient_evidence"

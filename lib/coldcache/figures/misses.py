@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from coldcache.figures.theme import BAD, CAUSE_COLOURS, GOOD, GRID, MUTED, SECOND, note, safe
+from coldcache.figures.theme import CAUSE_COLOURS, GOOD, GRID, MUTED, NEUTRAL, SECOND, UNUSED, note, safe
 
 _ROW_PX = 34
 
@@ -44,8 +44,8 @@ def families(by_family: pd.DataFrame) -> go.Figure:
     reads = by_family["reads"]
     parts = (
         ("hit and used", by_family["effective_hit_rate"] * reads, GOOD),
-        ("hit, value not used", (by_family["hit_rate"] - by_family["effective_hit_rate"]) * reads, "#e0a030"),
-        ("miss", (1 - by_family["hit_rate"]) * reads, BAD),
+        ("hit, value not used", (by_family["hit_rate"] - by_family["effective_hit_rate"]) * reads, UNUSED),
+        ("miss", (1 - by_family["hit_rate"]) * reads, NEUTRAL),
     )
     figure = go.Figure(
         [

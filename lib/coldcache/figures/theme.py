@@ -10,7 +10,8 @@ import plotly.io as pio
 # Without this plotly 7 shows a button that uploads the data to a public service.
 PLOT_CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True}
 
-INK, MUTED, GRID = "#1b2733", "#5b6b7b", "#e6ebf0"
+INK, MUTED, GRID, NEUTRAL = "#1b2733", "#5b6b7b", "#e6ebf0", "#93a3b3"
+UNUSED = "#e0a030"
 GOOD, BAD, ACCENT, SECOND, THIRD = "#1a7f4b", "#c0362c", "#1f6feb", "#8250df", "#bf6a02"
 # Colour-blind safe enough to tell neighbours apart; cold_start is the grey baseline.
 CAUSE_COLOURS = {

@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 
 from coldcache.case import Case
 from coldcache.replay.ledger import Ledger
-from coldcache.shown import SelfShowing
+from coldcache.showing import SelfShowing
 
 TENTHS = 10
 _WARM_UP = 0.25  # share of the recording that is not judged

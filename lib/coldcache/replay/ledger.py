@@ -14,7 +14,7 @@ import pandas as pd
 
 from coldcache.case import Case
 from coldcache.keys.families import key_families
-from coldcache.shown import SelfShowing
+from coldcache.showing import SelfShowing
 
 # A write that follows a read of the same key within this time is taken to answer it. Ten times
 # the slowest backend of an image analyzer; the lab's takes 20 ms.

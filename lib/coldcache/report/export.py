@@ -24,7 +24,8 @@ from coldcache.figures.theme import PLOT_CONFIG
 _PLOTLY_MIME = "application/vnd.plotly.v1+json"
 _TEMPLATES = Path(__file__).parent / "templates"
 _VERDICT_SECTION = "90_root_cause"
-_HIDDEN = frozenset({"parameters", "injected-parameters", "report-hide"})
+# papermill puts its own banner where a cell failed; the page says it in its own words.
+_HIDDEN = frozenset({"parameters", "injected-parameters", "report-hide", "papermill-error-cell-tag"})
 _LAST = "report-last"
 
 

@@ -122,6 +122,8 @@ def _run(source: Path, target: Path, parameters: dict[str, Any]) -> Section:
                 progress_bar=False,
                 execution_timeout=_CELL_TIMEOUT_S,
                 config=config,
+                # The kernel reports its own shutdown as an error now and then.
+                extra_arguments=["--log-level=CRITICAL"],
             )
     except PapermillExecutionError as error:
         failure = f"{error.ename}: {error.evalue}"
