@@ -128,3 +128,20 @@ def test_overlapping_repairs_share_a_miss_and_the_counts_still_sum():
     counts = attribute(reads, misses, found, np.array(["cold_start"] * 5, dtype=object))
     assert counts == {"ttl_unit": 2, "eviction": 1, "cold_start": 1}
     assert sum(counts.values()) == misses.sum()
+
+
+def test_findings_are_ordered_by_the_reads_they_win(tmp_path: Path):
+    # GIVEN a prefix mismatch beside a larger family that nobody fills
+    unfilled = [item for n in range(400) for item in (event("keymiss", f"null:{n % 20}"), line(n * 6, "GET", f"null:{n % 20}"))]
+    diagnosis = diagnose(case_of(tmp_path / "c", [*unfilled, *cache_aside(write="app2:img")]))
+    assert [(finding.cause, count) for finding, count in zip(diagnosis.findings, diagnosis.attributed, strict=True)] == [
+        ("set_skipped", 380),
+        ("key_prefix", 120),
+    ]
+    assert diagnosis.verdict == "faulty"
+
+
+def test_key_states_behind_few_reads_are_ruled_out_with_their_count(tmp_path: Path):
+    diagnosis = diagnose(case_of(tmp_path / "c", cache_aside()))
+    why = {outcome.cause: outcome.why for outcome in diagnosis.ruled_out}
+    assert why["invalidation_storm"].startswith("0 of 150 reads")

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import redis
 from coldcache.case import open_case
@@ -233,3 +234,15 @@ def test_a_capture_that_memray_cannot_read_is_kept_and_said(server_url: str, tmp
     assert (case.folder / "heap" / "memray.bin").read_bytes() == b"not a capture"
     assert "cannot be read" in str(case)
     assert case.missing("heap_intervals") == ["heap profile"]
+
+
+def test_the_raw_stream_is_kept_compressed_only_when_asked_for(server_url: str, tmp_path: Path):
+    client = redis.Redis.from_url(server_url, protocol=2)
+    options = RecordOptions(url=server_url, out=tmp_path / "case", seconds=2, keep_raw=True)
+    case = record(options, lambda progress: client.set("k", "kept on purpose"))
+    client.close()
+    raw = case.folder / "raw"
+    assert not (raw / "stream.resp").exists()
+    with pa.input_stream(raw / "stream.resp.zst", compression="zstd") as stream:
+        assert b'"SET" "k" "kept on purpose"' in stream.read()
+    assert case.meta["policy"]["raw"] == "kept"

@@ -79,3 +79,10 @@ def test_alive_respects_writes_removals_and_expiry(tmp_path: Path):
     asked = asked.astype({"db": "int32", "key": "str"})
     # WHEN asked at the end THEN only the kept one is alive
     assert alive(ledger.writes, case.table("key_events"), asked).tolist() == [False, False, True, False]
+
+
+def test_a_command_that_reads_and_writes_answers_no_read(tmp_path: Path):
+    items = [*stored(0, "a"), event("set", "a"), line(5, "GETSET", "a", "w"), event("set", "a"), line(9, "SET", "a", "x", "GET")]
+    ledger = miss_ledger(case_of(tmp_path / "c", items))
+    assert ledger.hits == 2
+    assert ledger.reads["effective"].all()

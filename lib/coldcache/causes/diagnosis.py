@@ -225,7 +225,9 @@ def diagnose(case: Case) -> Diagnosis:
     baseline = key_states.baseline_causes(ledger.reads, filled_elsewhere=elsewhere)
     unclaimed = investigation.is_miss & ~claimed
     findings += key_states.suspects(investigation, baseline, unclaimed)
-    findings = sorted(_one_per_cause(findings), key=lambda finding: _importance(finding, ledger), reverse=True)
+    decided = {outcome.cause for outcome in outcomes} | {finding.cause for finding in findings}
+    outcomes += key_states.ruled_out(investigation, baseline, unclaimed, decided)
+    findings = sorted(_one_per_cause(findings), key=_importance, reverse=True)
     counts = attribute(ledger.reads, investigation.is_miss, findings, baseline)
     info, process = investigation.info, case.table("process")
     return Diagnosis(
@@ -260,9 +262,10 @@ def _one_per_cause(findings: list[Finding]) -> list[Finding]:
     return list(first.values())
 
 
-def _importance(finding: Finding, ledger: Ledger) -> tuple[bool, float, int]:
+def _importance(finding: Finding) -> tuple[bool, int, int]:
+    """Rank by the reads that a repair wins, then by the memory; a recording not to be trusted goes first."""
     won = int(finding.claims.sum()) + finding.useless_hits
-    return finding.verdict == CONFIRMED, won / max(1, len(ledger.reads)), finding.memory_bytes
+    return finding.cause == "incomplete_capture", won, finding.memory_bytes
 
 
 def attribute(reads: pd.DataFrame, is_miss: np.ndarray, findings: list[Finding], baseline: np.ndarray) -> dict[str, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from coldcache.causes.outcomes import SUSPECTED, Evidence, Finding, Fix, Investigation, percent
+from coldcache.causes.outcomes import SUSPECTED, Evidence, Finding, Fix, Investigation, RuledOut, percent
 
 COLD_START = "cold_start"
 _BY_STATE = {"expired": "ttl_short", "evicted": "eviction", "deleted": "invalidation_storm", "flushed": "flush"}
@@ -74,3 +74,13 @@ def suspects(investigation: Investigation, causes: np.ndarray, unclaimed: np.nda
             )
         )
     return findings
+
+
+def ruled_out(investigation: Investigation, causes: np.ndarray, unclaimed: np.ndarray, decided: set[str]) -> list[RuledOut]:
+    """Return the key states behind so few reads that they explain nothing, but for causes decided already."""
+    reads = len(investigation.ledger.reads)
+    return [
+        RuledOut(cause, f"{int((unclaimed & (causes == cause)).sum()):,} of {reads:,} reads were misses {what}")
+        for cause, (what, _) in _SAYINGS.items()
+        if cause not in decided and reads
+    ]

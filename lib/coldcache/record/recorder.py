@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow as pa
 import redis
 
 from coldcache import __version__
@@ -159,7 +160,9 @@ def _record_into(
             f"{control.node}: the recording ended before two INFO samples, so nothing can be reconciled. "
             "Record for at least 2 seconds."
         )
-    if not options.keep_raw:
+    if options.keep_raw:
+        _compress(raw / "stream.resp")
+    else:
         shutil.rmtree(raw)
     gaps = [{"start": iso(finished), "end": iso(finished), "reason": capture.lost}] if capture.lost else []
     write_meta(
@@ -193,6 +196,17 @@ def _record_into(
         },
     )
     return open_case(folder)
+
+
+def _compress(path: Path) -> None:
+    """Replace a file by its zstd form, ``.zst``."""
+    with (
+        path.open("rb") as plain,
+        os.fdopen(private_file(path.with_name(path.name + ".zst")), "wb") as target,
+        pa.CompressedOutputStream(target, "zstd") as packed,
+    ):
+        shutil.copyfileobj(plain, packed)
+    path.unlink()
 
 
 def _quietly(action: Callable[[], None]) -> Callable[[], None]:

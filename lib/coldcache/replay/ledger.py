@@ -162,7 +162,7 @@ def _delta(info: pd.DataFrame, counter: str) -> int | None:
 
 _READ_COLUMNS = ["t", "seq", "db", "client", "command", "key", "family", "lookups", "outcome", "outcome_basis", "key_state"]
 _WRITE_COLUMNS = [
-    "t", "seq", "db", "client", "command", "key", "family", "outcome", "ttl_ms", "ttl_form", "condition",
+    "t", "seq", "db", "client", "command", "key", "family", "lookups", "outcome", "ttl_ms", "ttl_form", "condition",
     "value_bytes", "value_digest", "value_format",
 ]  # fmt: skip
 
@@ -189,6 +189,8 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[
     groups = both[["db", "key"]].astype({"db": "int64"}).groupby(["db", "key"], sort=False).ngroup().to_numpy()
     is_write = both["write"].to_numpy()
     is_miss = reads["outcome"].eq("miss").to_numpy()
+    # GETSET and SET … GET read and write in one command: they answer no read.
+    answers = writes["lookups"].eq(0).to_numpy()
 
     fill_ms = np.full(count_reads, np.nan)
     first_touch = np.zeros(count_reads, dtype=bool)
@@ -207,6 +209,8 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[
             waiting.setdefault(group, ([], []))[0 if is_miss[at] else 1].append(int(at))
             continue
         written.add(group)
+        if not answers[at - count_reads]:
+            continue
         for unanswered in waiting.setdefault(group, ([], [])):
             if unanswered and stamps[at] - stamps[unanswered[-1]] <= window_us:
                 read = unanswered.pop()
