@@ -46,7 +46,7 @@ lint: $(READY)   ## ruff, mypy, import-linter
 
 lock:            ## resolve requirements.lock anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-		--custom-compile-command "make lock" -o requirements.lock --quiet
+		--no-strip-extras --custom-compile-command "make lock" -o requirements.lock --quiet
 
 clean:           ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -27,7 +27,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def locked() -> dict[str, Version]:
     found = {}
     for entry in re.finditer(
-        r"^([\w.-]+)==([^\s;\\]+)(?: ; ([^\\\n]+))?", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE
+        r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;\\]+)(?: ; ([^\\\n]+))?", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE
     ):
         if entry[3] is None or Marker(entry[3].strip()).evaluate():
             found[entry[1].lower().replace("_", "-")] = Version(entry[2])
@@ -60,7 +60,8 @@ def test_conda_users_get_python_and_the_locked_set():
     python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
     assert Requirement(f"python{PROJECT['project']['requires-python']}").specifier.contains(python.split("=")[1])
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pip == ["--no-deps", "--require-hashes", "-r requirements.lock"]
+    # conda hands these lines to pip as a requirements file: an option such as --no-deps would break it.
+    assert pip == ["-r requirements.lock"]
     others = [entry for entry in environment["dependencies"] if isinstance(entry, str) and not entry.startswith("python=")]
     assert others == ["pip"]
 
