@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from coldcache.keys.families import key_families, variable_part
+from coldcache.keys.families import SEPARATORS, key_families, split_key, variable_parts
 from coldcache.keys.mismatch import mismatched_pairs, template_edit
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def test_identifiers_become_stars_and_names_stay():
@@ -27,8 +29,12 @@ def test_a_few_words_stay_words():
     assert sorted(families) == ["config:colours", "config:limits"]
 
 
-def test_the_variable_part_names_the_thing():
-    assert variable_part("prod_cache:img:77", "prod_cache:img:*") == variable_part("dev_cache:img:77", "dev_cache:img:*") == "77"
+def test_the_variable_parts_names_the_thing():
+    assert (
+        variable_parts("prod_cache:img:77", "prod_cache:img:*")
+        == variable_parts("dev_cache:img:77", "dev_cache:img:*")
+        == ("77",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,3 +72,16 @@ def test_a_true_pair_beats_its_shifted_control_and_an_unrelated_pair_does_not():
     assert true_pair.joined_share == 1.0
     assert true_pair.joined_share - true_pair.control_share > 0.1
     assert abs(random_pair.joined_share - random_pair.control_share) < 0.05
+
+
+def test_a_uuid_is_one_variable_part():
+    key = "s:550e8400-e29b-41d4-a716-446655440000:v-1"
+    assert variable_parts(key, "s:*:v-*") == ("550e8400-e29b-41d4-a716-446655440000", "1")
+
+
+@given(st.lists(st.text(alphabet="abz09*:-_.\\\\x", max_size=60), max_size=40))
+def test_every_key_has_one_family_and_keeps_its_shape(keys: list[str]):
+    families = key_families(pd.Series(keys, dtype="str"))
+    assert set(families.index) == set(keys)
+    for key, family in families.items():
+        assert len(split_key(key)) == len(SEPARATORS.split(family))

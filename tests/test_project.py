@@ -27,7 +27,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 def locked() -> dict[str, Version]:
     found = {}
     for entry in re.finditer(
-        r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;\\]+)(?: ; ([^\\\n]+))?", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE
+        r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;\\]+)(?: ; ([^\\\n]+))?",
+        (ROOT / "requirements.lock").read_text("utf-8"),
+        re.MULTILINE,
     ):
         if entry[3] is None or Marker(entry[3].strip()).evaluate():
             found[entry[1].lower().replace("_", "-")] = Version(entry[2])

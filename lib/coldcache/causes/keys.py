@@ -19,7 +19,7 @@ from coldcache.causes.outcomes import (
     RuledOut,
     percent,
 )
-from coldcache.keys.families import VARIABLE, variable_part
+from coldcache.keys.families import VARIABLE, variable_parts
 from coldcache.keys.mismatch import MismatchedPair, mismatched_pairs
 from coldcache.replay.lifetimes import alive
 
@@ -117,7 +117,7 @@ def _would_have_hit(investigation: Investigation, pair: MismatchedPair) -> np.nd
 
 
 def _counterpart(key: str, pair: MismatchedPair) -> str:
-    parts = iter(variable_part(key, pair.reads).split("\0"))
+    parts = iter(variable_parts(key, pair.reads))
     return "".join(next(parts, "") if piece == VARIABLE else piece for piece in re.split(r"(\*)", pair.writes))
 
 

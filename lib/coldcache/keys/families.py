@@ -18,17 +18,22 @@ _MOST_LITERALS = 30  # distinct tokens at one position before it counts as varia
 # "facade" stay words; base64 needs both cases and a digit.
 _IDENTIFIER = re.compile(
     r"\d+"
+    r"|[0-9a-fA-F]{8}(\0[0-9a-fA-F]{4}){3}\0[0-9a-fA-F]{12}"  # UUID, its dashes replaced
     r"|(?=[0-9a-fA-F]*\d)[0-9a-fA-F]{8,}"
     r"|(?=[A-Z0-9]*\d)[0-9A-HJKMNP-TV-Z]{26}"
     r"|(?=[\w+/-]*\d)(?=[\w+/-]*[A-Z])(?=[\w+/-]*[a-z])[\w+/-]{16,}=*"
     r"|.*\\x.*"
 )
+_JOINED = "\0"
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 
 
 def split_key(key: str) -> list[str]:
-    """Return a key's tokens and separators in turn: tokens at even places, separators at odd ones."""
-    return SEPARATORS.split(_UUID.sub(VARIABLE, key))
+    """Return a key's tokens and separators in turn: tokens at even places, separators at odd ones.
+
+    A UUID is one token: its dashes are replaced by NULs, which no printed key holds.
+    """
+    return SEPARATORS.split(_UUID.sub(lambda match: match[0].replace("-", _JOINED), key))
 
 
 def key_families(keys: pd.Series) -> pd.Series:
@@ -77,12 +82,11 @@ def _generalise(templates: dict[str, list[str]], groups: dict[tuple[str, ...], l
                     templates[key][at] = VARIABLE
 
 
-def variable_part(key: str, family: str) -> str:
-    """Return what stands in the variable positions of a key of that family, joined by a NUL.
+def variable_parts(key: str, family: str) -> tuple[str, ...]:
+    """Return what stands in the variable positions of a key of that family.
 
     Two keys of families that differ in their fixed tokens alone name the same thing when this is
     equal.
     """
-    pattern = re.escape(family).replace(re.escape(VARIABLE), "(.*?)")
-    match = re.fullmatch(pattern, key, re.DOTALL)
-    return "\0".join(match.groups()) if match else key
+    parts, template = split_key(key), SEPARATORS.split(family)
+    return tuple(part.replace(_JOINED, "-") for part, fixed in zip(parts, template, strict=False) if fixed == VARIABLE)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from coldcache.keys.families import SEPARATORS, VARIABLE, variable_part
+from coldcache.keys.families import SEPARATORS, VARIABLE, variable_parts
 
 _LONGEST_JOIN_S = 2.0  # a slower backend than this is not a cache's
 _SHORTEST_JOIN_S = 0.05
@@ -117,8 +117,8 @@ def _levels(template: str) -> list[str]:
 
 def _joined_shares(reads: pd.DataFrame, writes: pd.DataFrame, read: str, written: str) -> tuple[float, float]:
     r, w = reads[reads["family"] == read], writes[writes["family"] == written]
-    read_ids = r["key"].map(lambda key: variable_part(key, read))
-    write_ids = w["key"].map(lambda key: variable_part(key, written))
+    read_ids = r["key"].map(lambda key: "\0".join(variable_parts(key, read)))
+    write_ids = w["key"].map(lambda key: "\0".join(variable_parts(key, written)))
     read_s = _seconds(r["t"])
     write_s = _seconds(w["t"])
     origin = min(read_s.min(), write_s.min())
