@@ -26,7 +26,7 @@ def test_files_are_private(tmp_path: Path):
     assert modes == {0o600}
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"format": 99}', "\x00\xff"])
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"format": 99}', '{"format": 1}', "\x00\xff"])
 def test_what_is_no_case_is_refused_in_one_sentence(tmp_path: Path, content: str | None):
     if content is not None:
         (tmp_path / "case.json").write_text(content, "utf-8")

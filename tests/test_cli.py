@@ -44,6 +44,10 @@ def test_diagnose_json_is_what_the_contract_says_and_nothing_else(sample: str, c
         (["record", "--out", "{old}", "--url-env", "DOWN"], 1, "No Redis answers"),
         (["record", "--out", "{new}", "--url-env", "UNSET"], 64, "The environment variable UNSET is empty"),
         (["record", "--out", "{new}", "--url-env", "HTTP"], 64, "no URL that starts with redis://"),
+        (["record", "--out", "{new}", "--url-env", "BRACKET"], 64, "can be read"),
+        (["record", "--out", "{new}", "--url-env", "SLASH"], 64, "can be read"),
+        (["record", "--out", "{new}", "--url-env", "OPTION"], 64, "what follows '?'"),
+        (["record", "--out", "{new}", "--url-env", "SOCKET"], 64, "unix socket"),
         (["record", "--out", "{new}", "--url-file", "/nonexistent"], 64, "cannot be read"),
         (["record", "--out", "{new}", "--mode", "exakt"], 64, "Did you mean 'exact'"),
         (["record"], 64, "--out"),
@@ -70,6 +74,10 @@ def test_a_mistake_gets_one_message_and_the_right_status(
 ):
     monkeypatch.setenv("DOWN", "redis://:swordfish@127.0.0.1:1/0")
     monkeypatch.setenv("HTTP", "http://me:swordfish@host")
+    monkeypatch.setenv("BRACKET", "redis://:sword[fish@host")
+    monkeypatch.setenv("SLASH", "redis://user:12345/swordfish@host")
+    monkeypatch.setenv("OPTION", "redis://:swordfish@127.0.0.1:1/0?socket_timeout=abc")
+    monkeypatch.setenv("SOCKET", "unix:///run/redis.sock")
     monkeypatch.delenv("UNSET", raising=False)
     (tmp_path / "old").mkdir()
     filled = [argument.format(new=tmp_path / "new", old=tmp_path / "old") for argument in arguments]

@@ -29,6 +29,7 @@ from coldcache.errors import (
 from coldcache.showing import SelfShowing
 
 FORMAT_VERSION = 1
+_NEEDED = frozenset({"span", "basis", "servers", "rows", "gaps", "clock_offsets", "made_by"})
 SAMPLE_PREFIX = "sample-"
 # What a user calls the evidence, and the table that holds it.
 EVIDENCE = {
@@ -102,7 +103,8 @@ class Case(SelfShowing):
 
     def has(self, table: str) -> bool:
         """Whether the case holds that table."""
-        return self._path(schema.table(table)).exists()
+        path = self._path(schema.table(table))
+        return any(path.glob("part-*.parquet")) if path.is_dir() else path.exists()
 
     def missing(self, *tables: str) -> list[str]:
         """Return those of the named tables that the case lacks, in the user's words."""
@@ -121,7 +123,7 @@ class Case(SelfShowing):
         """
         declared = schema.table(name)
         path = self._path(declared)
-        if not path.exists():
+        if not self.has(name):
             return declared.empty()[columns or [column.name for column in declared.columns]]
         try:
             return pq.read_table(path, columns=columns).to_pandas()
@@ -186,6 +188,8 @@ def open_case(folder: str | Path) -> Case:
         ) from None
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise NotACaseError(f"{shown}/case.json cannot be read ({type(error).__name__}).") from None
+    if version == FORMAT_VERSION and (absent := _NEEDED - meta.keys()):
+        raise NotACaseError(f"{shown}/case.json lacks {', '.join(sorted(absent))}: it was not written by coldcache.")
     if version != FORMAT_VERSION:
         raise NotACaseError(
             f"{shown} is a case of format {version}; this coldcache reads {FORMAT_VERSION}. Install a newer coldcache."

@@ -77,9 +77,11 @@ _declare(
     "SETRANGE INCR INCRBY INCRBYFLOAT DECR DECRBY SETBIT PFADD RESTORE "
     "HSET HMSET HSETNX HINCRBY HINCRBYFLOAT HDEL RPUSH RPUSHX LPUSH LPUSHX LPOP RPOP LSET LREM LTRIM "
     "LINSERT SADD SREM SPOP ZADD ZINCRBY ZREM ZPOPMIN ZPOPMAX ZREMRANGEBYRANK ZREMRANGEBYSCORE "
-    "ZREMRANGEBYLEX XADD XTRIM XDEL XACK XCLAIM XAUTOCLAIM XSETID GEOADD",
+    "ZREMRANGEBYLEX XADD XTRIM XDEL XSETID GEOADD",
     _Rule("write"),
 )
+_declare("XACK XCLAIM XAUTOCLAIM", _Rule("write", lookups=1))
+_declare("HTTL HPTTL HEXPIRETIME HPEXPIRETIME HGETEX", _Rule("read", lookups=1))
 _declare("RENAME RENAMENX LMOVE RPOPLPUSH BLMOVE BRPOPLPUSH SMOVE", _Rule("write", last=2))
 _declare("XGROUP", _Rule("write", first=2, last=2))
 _declare("DEL UNLINK", _Rule("delete", last=-1))
@@ -213,7 +215,7 @@ def _sources(first: int, last: int, count: int) -> list[KeyUse]:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def key_uses(args: Sequence[str]) -> tuple[KeyUse, ...]:

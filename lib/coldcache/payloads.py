@@ -78,7 +78,10 @@ def payload_format(value: bytes, *, depth: int = 1) -> str:
         return "number"
     if _PYTHON_BYTES_REPR.match(value):
         # A flat bytes literal, which ast reads without running anything.
-        inner = ast.literal_eval(value.decode("ascii", "backslashreplace"))
+        try:
+            inner = ast.literal_eval(value.decode("ascii", "backslashreplace"))
+        except (SyntaxError, ValueError):
+            return "python_repr"  # it looks like one, with an escape that Python would not print
         return f"python_repr:{payload_format(inner, depth=0)}" if depth else "python_repr"
     return _text_format(value)
 

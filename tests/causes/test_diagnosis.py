@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from coldcache.causes.diagnosis import attribute, diagnose
 from coldcache.causes.outcomes import CONFIRMED, Evidence, Finding, Fix
-from conftest import case_of, event, line
+from conftest import START_US, case_of, event, line
 
 JSON = '{\\"labels\\": [1]}'
 
@@ -145,3 +145,98 @@ def test_key_states_behind_few_reads_are_ruled_out_with_their_count(tmp_path: Pa
     diagnosis = diagnose(case_of(tmp_path / "c", cache_aside()))
     why = {outcome.cause: outcome.why for outcome in diagnosis.ruled_out}
     assert why["invalidation_storm"].startswith("0 of 150 reads")
+
+
+def pairs_of(read: str, write: str, *, hits: bool, write_value: str = "1"):
+    """Read one family and write another for the same ids, as two things an application does by design."""
+    items = []
+    for n in range(200):
+        key, other = (family.replace("*", str(n % 30)) for family in (read, write))
+        items += [] if hits else [event("keymiss", key)]
+        items += [line(n * 40, "GET", key), event("set", other), line(n * 40 + 3, "SET", other, write_value, "EX", "3600")]
+    return items
+
+
+@pytest.mark.parametrize(
+    ("items", "causes"),
+    [
+        (pairs_of("profile:*", "lastseen:*", hits=True), set()),
+        (pairs_of("ban:*", "lastseen:*", hits=False), {("key_prefix", "suspected"), ("set_skipped", "suspected")}),
+        (pairs_of("worker:stop", "worker:heartbeat", hits=False), {("set_skipped", "suspected")}),
+    ],
+)
+def test_unlike_families_are_never_confirmed_to_be_one(tmp_path: Path, items: list, causes: set):
+    found = {(finding.cause, finding.verdict) for finding in diagnose(case_of(tmp_path / "c", items)).findings}
+    assert found <= causes
+
+
+def hit_then(write, rounds: int = 200):
+    return [item for n in range(rounds) for item in (line(n * 40, "GET", f"k:{n % 20}"), *write(n * 40 + 3, f"k:{n % 20}", n))]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda at, key, n: [event("incrby", key), line(at, "INCR", key)],
+        lambda at, key, n: [event("set", key), line(at, "SET", key, f'{{\\"seen\\": {n}}}')],
+        lambda at, key, n: [line(at, "SET", key, "token", "NX")],
+    ],
+    ids=["counter", "session", "lock"],
+)
+def test_counters_sessions_and_refused_locks_are_no_useless_hits(tmp_path: Path, write):
+    diagnosis = diagnose(case_of(tmp_path / "c", hit_then(write)))
+    assert diagnosis.verdict == "healthy"
+    assert diagnosis.findings == ()
+
+
+def test_a_flush_of_a_warm_cache_is_seen(tmp_path: Path):
+    # GIVEN keys that were there before, read, flushed, read again and refilled
+    items = [line(n, "GET", f"k:{n}") for n in range(40)] + [line(100, "FLUSHALL")]
+    for n in range(40):
+        items += [
+            event("keymiss", f"k:{n}"),
+            line(200 + n, "GET", f"k:{n}"),
+            event("set", f"k:{n}"),
+            line(201 + n, "SET", f"k:{n}", "v"),
+        ]
+    diagnosis = diagnose(case_of(tmp_path / "c", items))
+    assert diagnosis.misses.to_dict("records") == [{"cause": "flush", "count": 40, "share": 1.0}]
+
+
+def test_what_a_flush_removed_is_not_claimed_by_a_key_mismatch(tmp_path: Path):
+    first = cache_aside(write="app2:img", rounds=1)
+    second = [
+        item for n in range(30) for item in (event("keymiss", f"app:img:{n:08x}0"), line(900 + n, "GET", f"app:img:{n:08x}0"))
+    ]
+    flushed = diagnose(case_of(tmp_path / "c", [*first, line(800, "FLUSHALL"), *second]))
+    assert not any(finding.cause == "key_prefix" and finding.claims.any() for finding in flushed.findings)
+
+
+def test_two_mismatches_are_two_findings_each_with_its_edit(tmp_path: Path):
+    items = cache_aside(write="app2:img")
+
+    def moved(item):
+        """The same traffic for another application."""
+        if hasattr(item, "event"):
+            return event(item.event, item.key.replace("app", "web"))
+        return line((item.stamp_us - START_US) / 1000, *(part.replace("app", "web") for part in item.args))
+
+    diagnosis = diagnose(case_of(tmp_path / "c", [*items, *map(moved, items)]))
+    assert {finding.edit for finding in diagnosis.findings} <= {"app2 -> app", "web2 -> web"}
+    assert sum(diagnosis.attributed) + int(diagnosis.misses.set_index("cause")["count"]["cold_start"]) == diagnosis.ledger.misses
+
+
+def test_a_cache_that_never_hits_is_not_called_working(tmp_path: Path):
+    items = [item for n in range(100) for item in (event("keymiss", f"u:{n}"), line(n * 10, "GET", f"u:{n}"))]
+    assert diagnose(case_of(tmp_path / "c", items)).verdict == "insufficient_evidence"
+
+
+def test_keys_with_braces_do_not_become_code(tmp_path: Path):
+    evil = "{__import__('os')}"
+    items = [
+        type(item)(item.db, item.event, evil + item.key) if hasattr(item, "event")
+        else line((item.stamp_us % 10**9) / 1000, item.args[0], evil + item.args[1], *item.args[2:])
+        for item in cache_aside(write="app2:img")
+    ]  # fmt: skip
+    for finding in diagnose(case_of(tmp_path / "c", items)).findings:
+        assert "{__import__" not in finding.fix.code.replace("{{__import__", "")

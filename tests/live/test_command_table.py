@@ -31,7 +31,7 @@ CASES = {
     "z": (
         "ZRANGE {k} 0 -1|ZSCORE {k} a|ZCARD|ZRANK {k} a|ZCOUNT {k} 0 9|ZADD {k} 2 b|ZINCRBY {k} 1 a|ZINTER 2 {k} z|ZSCAN {k} 0"
     ),
-    "x": ("XRANGE {k} - +|XLEN|XREAD STREAMS {k} 0|XADD {k} * f v"),
+    "x": ("XRANGE {k} - +|XLEN|XREAD STREAMS {k} 0|XADD {k} * f v|XACK {k} g 1-1"),
     "g": ("GEOPOS {k} a|GEODIST {k} a a|GEOHASH {k} a"),
     "p": ("PFCOUNT"),
 }

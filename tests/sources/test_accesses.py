@@ -91,6 +91,8 @@ def test_script_and_transaction_lines_say_so():
         (["SET", "k", "EX", "KEEPTTL"], None, None),
         (["SET", "k", "v", "EX", "soon"], None, "EX"),
         (["SET", "k", "v", "EX", "9" * 30], None, "EX"),
+        (["EXPIRE", "k", "--5"], None, "EXPIRE"),
+        (["EXPIRE", "k", "9" * 5000], None, "EXPIRE"),
         (["GET", "k"], None, None),
     ],
 )

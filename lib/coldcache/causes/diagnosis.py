@@ -69,6 +69,8 @@ class Diagnosis(SelfShowing):
                 f"The cache works: hit rate {self.ledger.hit_rate:.1%}, and {cold:,} of the {self.ledger.misses:,} misses "
                 "are first reads of a key, which no repair can avoid."
             )
+        if self.ledger.total:
+            return "No read of this recording hit, and no cause stands out: record longer, or a busier hour."
         return "There are no reads in this recording, so nothing can be said about the cache."
 
     @property
@@ -235,7 +237,7 @@ def diagnose(case: Case) -> Diagnosis:
         ledger=ledger,
         verdict=_verdict(ledger, findings),
         findings=tuple(findings),
-        attributed=tuple(counts.get(finding.cause, 0) for finding in findings),
+        attributed=tuple(_attributed(finding, findings, counts, ledger.reads) for finding in findings),
         misses=_miss_table(counts, ledger.misses),
         miss_causes=_labels(investigation.is_miss, findings, baseline),
         ruled_out=tuple(outcome for outcome in outcomes if isinstance(outcome, RuledOut)),
@@ -254,7 +256,10 @@ def _one_per_cause(findings: list[Finding]) -> list[Finding]:
     """Let a key state's suspicion join the finding of the same cause, if a check made one."""
     first: dict[str, Finding] = {}
     for finding in findings:
-        if finding.cause in first:
+        if finding.cause in first and finding.edit is not None:
+            # Another edit is another repair.
+            first[f"{finding.cause}: {finding.edit}"] = finding
+        elif finding.cause in first:
             kept = first[finding.cause]
             first[finding.cause] = replace(kept, claims=kept.claims | finding.claims, families=kept.families + finding.families)
         else:
@@ -293,6 +298,13 @@ def attribute(reads: pd.DataFrame, is_miss: np.ndarray, findings: list[Finding],
     return whole
 
 
+def _attributed(finding: Finding, findings: list[Finding], counts: dict[str, int], reads: pd.DataFrame) -> int:
+    """Return a finding's misses; findings of one cause with different edits have their own claims."""
+    if sum(other.cause == finding.cause for other in findings) == 1:
+        return counts.get(finding.cause, 0)
+    return int(reads.loc[finding.claims, "lookups"].sum())
+
+
 def _miss_table(counts: dict[str, int], misses: int) -> pd.DataFrame:
     rows = sorted(((cause, count) for cause, count in counts.items() if count), key=lambda row: (-row[1], row[0]))
     table = pd.DataFrame(rows, columns=["cause", "count"])
@@ -312,7 +324,7 @@ def _verdict(ledger: Ledger, findings: list[Finding]) -> str:
         return FAULTY if any(finding.memory_bytes for finding in findings) else INSUFFICIENT
     if any(finding.verdict == CONFIRMED for finding in findings):
         return FAULTY
-    return INSUFFICIENT if findings else HEALTHY
+    return INSUFFICIENT if findings or not ledger.hits else HEALTHY
 
 
 def _unchecked(outcomes: list[Any], findings: list[Finding]) -> list[NotTestable]:

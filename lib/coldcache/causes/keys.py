@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import defaultdict
 
@@ -20,31 +21,54 @@ from coldcache.causes.outcomes import (
     percent,
 )
 from coldcache.keys.families import VARIABLE, variable_parts
-from coldcache.keys.mismatch import MismatchedPair, mismatched_pairs
+from coldcache.keys.mismatch import ABSENT, MismatchedPair, mismatched_pairs
 from coldcache.replay.lifetimes import alive
 
 _LEAST_READS = 20  # fewer reads of a family prove nothing
 _LEAST_AGREEMENT = 0.5  # (joined - control) / (1 - control); a true pair gives ~1, a wrong one ~0
+_MOSTLY_MISSES = 0.5
+_NEARLY_EQUAL = 0.75  # of difflib's ratio: app and app1, not lastseen and ban
+_ENVIRONMENTS = frozenset(
+    {"dev", "development", "test", "testing", "qa", "stage", "staging",
+     "uat", "preprod", "prod", "production", "live", "local", "ci"}
+)  # fmt: skip
 _VERSION = re.compile(r"v?\d+([._-]\d+)*")
 
 
 def check_key_mismatch(investigation: Investigation) -> list[Outcome]:
     """Look for families that are read under one name and written under another."""
     ledger = investigation.ledger
-    written = ledger.writes[ledger.writes["outcome"].eq("written")]
+    written = ledger.writes[ledger.writes["outcome"].ne("refused")]
+    misses = investigation.is_miss.astype(float)
+    miss_rate = pd.Series(misses, index=ledger.reads.index).groupby(ledger.reads["family"].to_numpy()).mean()
     pairs = [
         pair
         for pair in mismatched_pairs(ledger.reads, written)
-        if agreement(pair) >= _LEAST_AGREEMENT and ledger.reads["family"].eq(pair.reads).sum() >= _LEAST_READS
+        if VARIABLE in pair.reads
+        and agreement(pair) >= _LEAST_AGREEMENT
+        and ledger.reads["family"].eq(pair.reads).sum() >= _LEAST_READS
+        and miss_rate[pair.reads] >= _MOSTLY_MISSES
     ]
     by_edit: dict[tuple[str, str], list[MismatchedPair]] = defaultdict(list)
     for pair in pairs:
         by_edit[_cause(pair), pair.edit].append(pair)
-    outcomes: list[Outcome] = [_finding(investigation, cause, edit, group) for (cause, edit), group in by_edit.items()]
-    found = {cause for cause, _ in by_edit}
+    found_all = [_finding(investigation, cause, edit, group) for (cause, edit), group in by_edit.items()]
+    # A pair whose repair would win nothing explains no miss.
+    outcomes: list[Outcome] = [finding for finding in found_all if finding.claims.any()]
+    found = {outcome.cause for outcome in outcomes}
     why = "no family is read under one name and written under another"
-    outcomes += [RuledOut(cause, why) for cause in ("key_prefix", "key_naming") if cause not in found]
+    outcomes += [RuledOut(cause, why) for cause in ("key_prefix", "key_naming", "key_version") if cause not in found]
     return outcomes
+
+
+def _alike(written: str, read: str) -> bool:
+    """Whether two tokens are variants of one name: a part in common, nearly equal, or one of them absent."""
+    if ABSENT in (written, read):
+        return True
+    parts = [set(re.split(r"[_.\-]", token.lower())) - {""} for token in (written, read)]
+    if parts[0] & parts[1] or (parts[0] <= _ENVIRONMENTS and parts[1] <= _ENVIRONMENTS):
+        return True
+    return difflib.SequenceMatcher(None, written.lower(), read.lower()).ratio() >= _NEARLY_EQUAL
 
 
 def agreement(pair: MismatchedPair) -> float:
@@ -72,8 +96,8 @@ def _finding(investigation: Investigation, cause: str, edit: str, pairs: list[Mi
     weakest = min(pairs, key=agreement)
     return Finding(
         cause=cause,
-        # A leading token is the lab's ground truth; elsewhere a rename or a version can look alike.
-        verdict=CONFIRMED if cause == "key_prefix" else SUSPECTED,
+        # Two families of unlike names may be two things that an application reads and writes by design.
+        verdict=CONFIRMED if cause == "key_prefix" and _alike(written, read) else SUSPECTED,
         confidence=agreement(weakest),
         claims=claims,
         families=tuple({"reads": pair.reads, "writes": pair.writes} for pair in pairs),
@@ -112,7 +136,7 @@ def _would_have_hit(investigation: Investigation, pair: MismatchedPair) -> np.nd
     asked = ledger.reads.loc[chosen, ["db", "key", "seq", "t"]]
     asked = asked.assign(key=asked["key"].map(lambda key: _counterpart(key, pair)).astype("str"))
     claims = np.zeros(len(ledger.reads), dtype=bool)
-    claims[np.flatnonzero(chosen)] = alive(ledger.writes, investigation.key_events, asked).to_numpy()
+    claims[np.flatnonzero(chosen)] = alive(ledger.writes, investigation.key_events, investigation.flushes, asked).to_numpy()
     return claims
 
 
@@ -124,7 +148,11 @@ def _counterpart(key: str, pair: MismatchedPair) -> str:
 def _key_builder(template: str) -> str:
     names = iter(f"part_{number}" for number in range(1, 1 + template.count(VARIABLE)))
     arguments = ", ".join(f"part_{number}" for number in range(1, 1 + template.count(VARIABLE)))
-    body = "".join(f"{{{next(names)}}}" if piece == VARIABLE else piece for piece in re.split(r"(\*)", template))
+    # Keys are text that others chose: their braces must not become code.
+    body = "".join(
+        f"{{{next(names)}}}" if piece == VARIABLE else piece.replace("{", "{{").replace("}", "}}")
+        for piece in re.split(r"(\*)", template)
+    )
     return (
         f'def cache_key({arguments}):\n    """The one place where this key is built, for GET and SET."""\n    return f"{body}"\n'
     )

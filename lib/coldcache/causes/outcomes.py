@@ -127,6 +127,12 @@ class Investigation:
         return self.case.table("key_events")
 
     @cached_property
+    def flushes(self) -> pd.DataFrame:
+        """FLUSHALL and FLUSHDB lines: ``seq``, ``db``, ``command``."""
+        accesses = self.case.accesses[["seq", "db", "command"]]
+        return accesses[accesses["command"].astype("str").isin(["FLUSHALL", "FLUSHDB"])]
+
+    @cached_property
     def survivors(self) -> Survivors:
         """Bytes of the process that were never freed."""
         return heap_survivors(self.case, self.ledger)

@@ -55,14 +55,27 @@ def check_unused_hits(investigation: Investigation) -> list[Outcome]:
     control = float(1 - intact["used"].sum() / intact["hits"].sum()) if len(intact) else None
     formats = _formats_by_family(investigation)
     unreadable = [name for name in broken.index if is_unreadable(str(formats.get(name, "")))]
+    repeated = _repeated_share(investigation)
     outcomes: list[Outcome] = []
     if unreadable:
-        outcomes.append(_finding(investigation, broken.loc[unreadable], formats, control))
-    if others := [name for name in broken.index if name not in unreadable]:
-        outcomes.append(_unused(investigation, broken.loc[others], formats, control))
+        outcomes.append(_finding(investigation, broken.loc[unreadable], formats, control, repeated))
     else:
-        outcomes.append(RuledOut("hit_unused", "every family with unused hits holds values that cannot be read"))
+        outcomes.append(RuledOut("serialization", "the values of the families with rewritten hits can be read"))
+    # A changed value is an update, such as a session's; the same value again is work done twice.
+    if others := [name for name in broken.index if name not in unreadable and repeated.get(name, 0.0) >= _MOSTLY]:
+        outcomes.append(_unused(broken.loc[others], formats, control, investigation))
+    else:
+        outcomes.append(RuledOut("hit_unused", "no family with readable values is rewritten with the same values"))
     return outcomes
+
+
+def _repeated_share(investigation: Investigation) -> pd.Series:
+    """Return, by family, the share of the rewrites after a hit that stored the same bytes again."""
+    writes = investigation.ledger.writes
+    rewrites = writes[writes["follows"].eq("hit")]
+    # The first write of a key in the recording has nothing to compare with.
+    known = rewrites[rewrites.duplicated(["db", "key"]) | rewrites["same_value"]]
+    return known.groupby("family", observed=True)["same_value"].mean()
 
 
 def _formats_by_family(investigation: Investigation) -> pd.Series:
@@ -72,7 +85,9 @@ def _formats_by_family(investigation: Investigation) -> pd.Series:
     return writes.groupby("family", observed=True)["value_format"].agg(lambda formats: formats.astype("str").mode().iloc[0])
 
 
-def _finding(investigation: Investigation, broken: pd.DataFrame, formats: pd.Series, control: float | None) -> Finding:
+def _finding(
+    investigation: Investigation, broken: pd.DataFrame, formats: pd.Series, control: float | None, repeated: pd.Series
+) -> Finding:
     stored = str(formats[broken.index[0]])
     kind, _, inside = stored.partition(":")
     meant = inside or "json"
@@ -84,7 +99,8 @@ def _finding(investigation: Investigation, broken: pd.DataFrame, formats: pd.Ser
     wasted_share = wasted / int(broken["hits"].sum())
     return Finding(
         cause="serialization",
-        verdict=CONFIRMED,
+        # The same bytes again and again: the work is repeated. Changing ones may be updates by design.
+        verdict=CONFIRMED if repeated.reindex(broken.index).fillna(0.0).min() >= _MOSTLY else SUSPECTED,
         confidence=wasted_share - (control or 0.0),
         claims=investigation.no_claims(),
         useless_hits=wasted,
@@ -116,7 +132,7 @@ def _described(kind: str, inside: str) -> str:
     return f"{what} around {inside}" if inside else what
 
 
-def _unused(investigation: Investigation, broken: pd.DataFrame, formats: pd.Series, control: float | None) -> Finding:
+def _unused(broken: pd.DataFrame, formats: pd.Series, control: float | None, investigation: Investigation) -> Finding:
     wasted = int((broken["hits"] - broken["used"]).sum())
     names = " and ".join(map(str, broken.index[:3]))
     return Finding(

@@ -19,6 +19,7 @@ _LONGEST_JOIN_S = 2.0  # a slower backend than this is not a cache's
 _SHORTEST_JOIN_S = 0.05
 _LAGS = 5  # the window, in median lags from the read to the write: wider only lets chance in
 _SHIFTS_S = (7.3, 13.1, 29.7)  # circular, incommensurable with round periods
+ABSENT = "(none)"  # an edit that adds or drops a token
 _SEEN_TOGETHER = 0.05  # a family counts as only read if at most this share of its keys is written
 
 
@@ -102,7 +103,7 @@ def template_edit(written: str, read: str) -> tuple[str, bool] | None:
     if len(out) > 1 or len(into) > 1 or any(VARIABLE in level for level in out + into):
         return None
     leading = not any(VARIABLE in level for level in b[:start])
-    return f"{out[0] if out else '(none)'} -> {into[0] if into else '(none)'}", leading
+    return f"{out[0] if out else ABSENT} -> {into[0] if into else ABSENT}", leading
 
 
 def _levels(template: str) -> list[str]:

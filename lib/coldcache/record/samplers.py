@@ -31,7 +31,7 @@ class ProcessSampler:
         try:
             self._process = psutil.Process(pid)
             self._process.memory_info()
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, ValueError, OverflowError):
             raise ProcessNotFoundError(f"There is no process {pid}. List them with: ps -e") from None
         except psutil.AccessDenied:
             raise ProcessNotFoundError(f"Process {pid} belongs to another user. Run coldcache as that user or as root.") from None

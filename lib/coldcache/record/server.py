@@ -73,8 +73,18 @@ def url_from(env: str | None, file: Path | None) -> str:
         source = f"The environment variable {name}"
     if not url:
         raise UrlError(f"{source} is empty. Put the server's URL there, like redis://host:6379/0.")
-    if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
-        raise UrlError(f"{source} holds no URL that starts with redis://, rediss:// or unix://.")
+    try:
+        parts = urlsplit(url)
+        usable = parts.port is None or parts.port > 0
+    except ValueError:
+        usable, parts = False, urlsplit("")
+    if parts.scheme == "unix":
+        raise UrlError(f"{source} names a unix socket, which this version cannot record. Use redis://host:port.")
+    if not usable or parts.scheme not in ("redis", "rediss") or "@" in parts.path + parts.query + parts.fragment:
+        raise UrlError(
+            f"{source} holds no URL that starts with redis:// or rediss:// and can be read. "
+            "Percent-encode special characters of the password: / is %2F, [ is %5B, @ is %40."
+        )
     return url
 
 
@@ -122,18 +132,21 @@ class Control:
     def __init__(self, url: str) -> None:
         self.node = node_name(url)
         with friendly(self.node):
-            self._client = redis.Redis.from_url(
-                url,
-                protocol=2,
-                single_connection_client=True,
-                client_name=CONTROL_NAME,
-                socket_connect_timeout=5,
-                socket_timeout=10,
-                # A silent reconnect would change our address, by which our own commands are known.
-                retry=Retry(NoBackoff(), 0),
-                decode_responses=True,
-                encoding_errors="backslashreplace",
-            )
+            try:
+                self._client = redis.Redis.from_url(
+                    url,
+                    protocol=2,
+                    single_connection_client=True,
+                    client_name=CONTROL_NAME,
+                    socket_connect_timeout=5,
+                    socket_timeout=10,
+                    # A silent reconnect would change our address, by which our own commands are known.
+                    retry=Retry(NoBackoff(), 0),
+                    decode_responses=True,
+                    encoding_errors="backslashreplace",
+                )
+            except (ValueError, TypeError):
+                raise UrlError(f"The URL of {self.node} has an option that cannot be read. Check what follows '?'.") from None
             # The raw text: redis-py's parsed INFO loses the sections.
             self._client.set_response_callback("INFO", lambda reply, **_: reply)
             self._client.set_response_callback("CLIENT INFO", lambda reply, **_: reply)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from coldcache.case import Case
+from coldcache.commands import STRING_WRITES
 from coldcache.keys.families import key_families
 from coldcache.showing import SelfShowing
 
@@ -36,7 +37,8 @@ class Ledger(SelfShowing):
     writes : pandas.DataFrame, one row per write of a key
         ``t``, ``seq``, ``db``, ``key``, ``family``, ``outcome``, ``ttl_ms``, ``ttl_form``,
         ``value_bytes``, ``value_digest``, ``value_format``, ``follows``: outcome of the read it
-        answers (``hit``, ``miss``), null where it answers none.
+        answers (``hit``, ``miss``), null where it answers none; ``same_value``: the key's write
+        before it in the recording stored the same bytes.
     hits, misses : int
         Look-ups between the first and the last INFO sample.
     info_hits, info_misses : int or None
@@ -189,8 +191,10 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[
     groups = both[["db", "key"]].astype({"db": "int64"}).groupby(["db", "key"], sort=False).ngroup().to_numpy()
     is_write = both["write"].to_numpy()
     is_miss = reads["outcome"].eq("miss").to_numpy()
-    # GETSET and SET … GET read and write in one command: they answer no read.
-    answers = writes["lookups"].eq(0).to_numpy()
+    # GETSET and SET … GET read and write in one command: they answer no read. A refused write
+    # changes nothing; only a write of the whole value makes the hit before it useless.
+    answers = (writes["lookups"].eq(0) & writes["outcome"].ne("refused")).to_numpy()
+    overwrites = writes["command"].astype("str").isin(STRING_WRITES).to_numpy()
 
     fill_ms = np.full(count_reads, np.nan)
     first_touch = np.zeros(count_reads, dtype=bool)
@@ -207,11 +211,14 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[
             first_touch[at] = group not in waiting
             in_flight[at] = is_miss[at] and not first_touch[at] and group not in written
             waiting.setdefault(group, ([], []))[0 if is_miss[at] else 1].append(int(at))
+            if not is_miss[at]:
+                written.add(group)  # it was there: a later miss is no longer the first filling
             continue
         written.add(group)
         if not answers[at - count_reads]:
             continue
-        for unanswered in waiting.setdefault(group, ([], [])):
+        stacks = waiting.setdefault(group, ([], []))
+        for unanswered in stacks if overwrites[at - count_reads] else stacks[:1]:
             if unanswered and stamps[at] - stamps[unanswered[-1]] <= window_us:
                 read = unanswered.pop()
                 fill_ms[read] = (stamps[at] - stamps[read]) / 1000
@@ -225,5 +232,8 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[
         in_flight=in_flight,
         effective=reads["outcome"].eq("hit").to_numpy() & np.isnan(fill_ms),
     )
+    digests = writes["value_digest"].astype("object")
+    before = digests.groupby([writes["db"], writes["key"]]).shift()
+    writes = writes.assign(same_value=(digests == before) & before.notna())
     writes = writes.assign(follows=pd.Series([outcomes[read] if read >= 0 else None for read in follows], dtype="str"))
     return reads, writes

@@ -9,6 +9,7 @@ Measured: 109,315 look-ups on Redis 6.2.5, 7.0.15 and Valkey 9.1.2, none wrong.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,9 +24,10 @@ from coldcache.sources.monitor import Damaged, KeyEvent, MonitorLine, unescape
 
 # What a removal event says about the next miss of that key.
 _REMOVALS = {"expired": "expired", "evicted": "evicted", "del": "deleted", "rename_from": "deleted", "move_from": "deleted"}
-_KEPT_EVENTS = frozenset(_REMOVALS)
+_PRESENT = ""  # state of a key that is there
 _MS = {"EX": 1000, "PX": 1, "EXAT": 1000, "PXAT": 1}
 _TTL_COMMANDS = {"SETEX": 1000, "PSETEX": 1, "EXPIRE": 1000, "PEXPIRE": 1, "EXPIREAT": 1000, "PEXPIREAT": 1}
+_INTEGER = re.compile(r"-?[0-9]{1,19}")  # what the server can parse; more digits it refuses
 _CONDITIONS = frozenset({"NX", "XX", "GT", "LT", "KEEPTTL", "GET"})
 _OPTIONS_FROM = {"SET": 3, "GETEX": 2, "EXPIRE": 3, "PEXPIRE": 3, "EXPIREAT": 3, "PEXPIREAT": 3}
 
@@ -62,7 +64,7 @@ def ttl_asked(name: str, args: list[str], stamp_us: int) -> TtlAsked:
                 break
     if form is None or text is None:
         return TtlAsked(None, None)
-    if not text.lstrip("-").isdigit():
+    if not _INTEGER.fullmatch(text):
         return TtlAsked(None, form)
     milliseconds = int(text) * scale
     if form.endswith("AT"):
@@ -136,8 +138,8 @@ class AccessBuilder:
             return
         verb = line.args[0].upper()
         if verb in FLUSHES:
-            for db_key in self._gone:
-                if verb == "FLUSHALL" or db_key[0] == line.db:
+            for db_key, state in self._gone.items():
+                if state == _PRESENT and (verb == "FLUSHALL" or db_key[0] == line.db):
                     self._gone[db_key] = "flushed"
         self._track_multi(line.client, verb)
         uses = key_uses(line.args)
@@ -167,7 +169,7 @@ class AccessBuilder:
                 self._expire_set.add(db_key)
             else:
                 # Any other event proves the key present: set, new, incrby, copy_to, rename_to …
-                self._gone[db_key] = ""
+                self._gone[db_key] = _PRESENT
                 self._written.add(db_key)
         self._pending = []
         return misses
@@ -212,13 +214,14 @@ class AccessBuilder:
     ) -> tuple[str | None, str | None]:
         if use is None or misses is None:
             return None, None
-        db_key = (line.db, key)
+        db_key = (line.db, str(key))
         verb = name.split(" ", 1)[0]
         if use.lookups and verb not in NO_KEYMISS_EVENT:
             if misses[db_key] > 0:
                 misses[db_key] -= use.lookups if misses[db_key] >= use.lookups else 1
-                # "" means present: then something removed it without an event we know.
-                return "miss", self._gone.get(db_key, "never written") or None  # type: ignore[arg-type]
+                # Present until now: then something removed it without an event we know.
+                return "miss", self._gone.get(db_key, "never written") or None
+            self._gone[db_key] = _PRESENT
             return "hit", None
         if verb in STRING_WRITES:
             return ("written" if db_key in self._written else "refused"), None

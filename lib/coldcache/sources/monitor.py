@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-_LINE = re.compile(rb'(\d+)\.(\d{6}) \[(\d+) (.*?)\] (".*)\Z', re.DOTALL)
+_LINE = re.compile(rb'(\d{1,12})\.(\d{6}) \[(\d{1,9}) (.*?)\] (".*)\Z', re.DOTALL)
 _ARGUMENT = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"(?: |\Z)', re.DOTALL)
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*\Z")  # printable ASCII without the quote and the backslash
-_CHANNEL = re.compile(rb"__keyevent@(\d+)__:(.+)\Z", re.DOTALL)
+_CHANNEL = re.compile(rb"__keyevent@(\d{1,9})__:(.+)\Z", re.DOTALL)
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 
 _NAMED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
