@@ -8,6 +8,7 @@ families that share small ids).
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,17 +62,20 @@ def mismatched_pairs(reads: pd.DataFrame, writes: pd.DataFrame) -> list[Mismatch
     only_written = [name for name in write_families.index if not _shares_keys(writes, reads, name)]
     pairs = []
     for read_family in only_read:
-        best: MismatchedPair | None = None
+        candidates = []
         for write_family in only_written:
-            if (edit := template_edit(write_family, read_family)) is None:
-                continue
-            joined, control = _joined_shares(reads, writes, read_family, write_family)
-            pair = MismatchedPair(read_family, write_family, edit[0], edit[1], joined, control)
-            if best is None or joined - control > best.joined_share - best.control_share:
-                best = pair
-        if best:
-            pairs.append(best)
+            if (edit := template_edit(write_family, read_family)) is not None:
+                joined, control = _joined_shares(reads, writes, read_family, write_family)
+                candidates.append(MismatchedPair(read_family, write_family, edit[0], edit[1], joined, control))
+        if candidates:
+            pairs.append(max(candidates, key=_fit))
     return pairs
+
+
+def _fit(pair: MismatchedPair) -> tuple[float, float]:
+    """Order candidates by how far they beat their control; where time does not tell, by likeness of the names."""
+    likeness = difflib.SequenceMatcher(None, pair.reads, pair.writes).ratio()
+    return round(pair.joined_share - pair.control_share, 2), likeness
 
 
 def _shares_keys(one: pd.DataFrame, other: pd.DataFrame, family: str) -> bool:
