@@ -41,10 +41,8 @@ def check_server_counters(investigation: Investigation) -> list[Outcome]:
     evicted = investigation.counter_delta("evicted_keys")
     if evicted == 0:
         outcomes.append(RuledOut("eviction", "evicted_keys did not move (0)"))
-    accesses = investigation.case.accesses
-    commands = accesses["command"].astype("str")
     restarted = "run_id" in investigation.info and investigation.info["run_id"].nunique() > 1
-    if not restarted and not commands.isin(["FLUSHALL", "FLUSHDB"]).any():
+    if not restarted and investigation.flushes.empty:
         outcomes.append(RuledOut("flush", "no FLUSHALL or FLUSHDB in the recording, and the server did not restart"))
     if (rejected := _refused(investigation)) is not None:
         if rejected == 0:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from coldcache.case import Case
+from coldcache.commands import FLUSHES
 from coldcache.memory.survivors import Survivors, heap_survivors
 from coldcache.replay.ledger import Ledger, miss_ledger
 
@@ -130,7 +131,7 @@ class Investigation:
     def flushes(self) -> pd.DataFrame:
         """FLUSHALL and FLUSHDB lines: ``seq``, ``db``, ``command``."""
         accesses = self.case.accesses[["seq", "db", "command"]]
-        return accesses[accesses["command"].astype("str").isin(["FLUSHALL", "FLUSHDB"])]
+        return accesses[accesses["command"].astype("str").isin(FLUSHES)]
 
     @cached_property
     def survivors(self) -> Survivors:
