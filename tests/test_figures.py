@@ -8,8 +8,10 @@ from coldcache import figures
 from coldcache.memory.survivors import GrowthSite, Survivors
 from coldcache.timeline import Timeline
 
+NO_GAPS = pd.DataFrame({"start": [], "end": [], "reason": []})
 
-def joined(*, process: bool = True) -> Timeline:
+
+def joined(*, process: bool = True, gaps: pd.DataFrame = NO_GAPS) -> Timeline:
     index = pd.date_range("2026-01-01", periods=4, freq="1s", tz="UTC", name="t")
     nothing = np.full(4, np.nan)
     bins = pd.DataFrame(
@@ -25,7 +27,7 @@ def joined(*, process: bool = True) -> Timeline:
     )
     misses = pd.DataFrame({"key_prefix": [0, 0, 9, 0], "cold_start": [1, 1, 0, 0]}, index=index)
     changes = pd.DataFrame({"t": [index[2]], "series": ["hit_rate"], "before": [0.9], "after": [0.1]})
-    return Timeline(bins=bins, misses=misses, changes=changes, bin_s=1.0, missing=())
+    return Timeline(bins=bins, misses=misses, changes=changes, gaps=gaps, bin_s=1.0, missing=())
 
 
 def test_the_timeline_has_every_series_on_one_axis_and_a_mark_for_each_change():
@@ -46,6 +48,25 @@ def test_what_was_not_recorded_is_not_drawn_as_zero():
     empty = figures.memory_gap(joined(process=False).bins)
     assert not empty.data
     assert "--pid" in empty.layout.annotations[0].text
+
+
+def test_a_gap_is_a_labelled_band_behind_all_panels():
+    # GIVEN a gap with a reason that looks like HTML
+    gap = pd.DataFrame({"start": [pd.Timestamp("2026-01-01T00:00:01Z")], "end": [pd.Timestamp("2026-01-01T00:00:02Z")]})
+    figure = figures.timeline(joined(gaps=gap.assign(reason="<b>restart</b>")))
+    # WHEN drawn THEN one rectangle spans the paper on the shared axis, with its reason escaped
+    bands = [shape for shape in figure.layout.shapes if shape.type == "rect"]
+    assert [(band.xref, band.yref, band.y0, band.y1, band.layer) for band in bands] == [("x4", "paper", 0, 1, "below")]
+    assert (bands[0].x0, bands[0].x1) == (gap["start"][0], gap["end"][0])
+    texts = [annotation.text for annotation in figure.layout.annotations]
+    assert "not recorded: &lt;b&gt;restart&lt;/b&gt;" in texts
+
+
+def test_families_without_known_hits_show_their_reads_and_no_rate():
+    nan = float("nan")
+    figure = figures.families(pd.DataFrame({"family": ["img:*"], "reads": [3], "hit_rate": [nan], "effective_hit_rate": [nan]}))
+    assert [(trace.name, tuple(trace.x)) for trace in figure.data] == [("recorded, hits not known", (3,))]
+    assert "nan" not in "".join(annotation.text for annotation in figure.layout.annotations)
 
 
 def test_names_chosen_by_others_are_escaped():

@@ -85,3 +85,15 @@ def test_every_key_has_one_family_and_keeps_its_shape(keys: list[str]):
     assert set(families.index) == set(keys)
     for key, family in families.items():
         assert len(split_key(key)) == len(SEPARATORS.split(family))
+
+
+def test_a_silence_does_not_lower_the_control():
+    # GIVEN unrelated families of few ids, and a gap that is most of the time
+    rng = np.random.default_rng(5)
+    at = np.sort(rng.uniform(0, 30, 3000))
+    at = np.where(at > 15, at + 300, at)
+    reads = accesses("prod:img:*", rng.integers(0, 40, 3000), at)
+    writes = accesses("dev:img:*", rng.integers(0, 40, 3000), at + 0.005)
+    # WHEN compared THEN chance stands in the control as in the measure
+    pair = mismatched_pairs(reads, writes)[0]
+    assert abs(pair.joined_share - pair.control_share) < 0.05

@@ -9,10 +9,12 @@ import memray
 import numpy as np
 import pandas as pd
 import pytest
-from coldcache.memory.survivors import growth_kind
+from coldcache.causes.diagnosis import diagnose
+from coldcache.memory.survivors import _bytes_per_miss, growth_kind
 from coldcache.memory.trends import trend
 from coldcache.sources.heap import read_heap
-from coldcache.timeline import change_points
+from coldcache.timeline import change_points, joined_timeline
+from conftest import Stretch, case_of_stretches, event, heard, line, moment
 
 ONES = np.ones(10)
 
@@ -85,3 +87,68 @@ def test_a_capture_cut_off_and_padded_with_zeros_still_opens(tmp_path):
     heap = read_heap(capture)
     assert heap.intervals["size_bytes"].sum() >= 40 * 50_000
     assert len(kept) == 40
+
+
+def test_bytes_per_miss_are_fitted_where_misses_were_recorded():
+    # GIVEN 1,000 bytes kept per miss over 80 s, and 20 s in the middle whose misses were not recorded
+    rng = np.random.default_rng(2)
+    miss_s = np.sort(rng.uniform(0, 80, 4000) ** 1.2 % 80)
+    alive = pd.DataFrame({"born_s": miss_s, "size_bytes": 1000.0})
+    seen = miss_s[(miss_s < 40) | (miss_s > 60)]
+    # WHEN fitted on the recorded stretches, THEN the slope is the true one
+    fit = _bytes_per_miss(alive, seen, 80.0, [np.array([[0.0, 40.0], [60.0, 80.0]])])
+    assert fit is not None
+    assert fit.slope == pytest.approx(1000, rel=0.01)
+    blind = _bytes_per_miss(alive, seen, 80.0, [np.array([[0.0, 80.0]])])
+    assert blind is None or abs(blind.slope - 1000) > 50
+
+
+def test_redis_memory_is_the_sum_of_the_nodes(tmp_path):
+    nodes = [
+        Stretch(items=[line(100, "GET", "a")], start_ms=0, end_ms=9900, node="one:1", used_memory=1_000_000),
+        Stretch(items=[line(100, "GET", "b")], start_ms=300, end_ms=9800, node="two:1", used_memory=2_000_000),
+    ]
+    case = case_of_stretches(tmp_path / "c", nodes)
+    joined = joined_timeline(case, diagnose(case), bin_s=5)
+    assert joined.bins["redis_bytes"].tolist() == [3_000_000, 3_000_000]
+
+
+def test_the_trend_of_redis_memory_is_that_of_all_nodes_together(tmp_path):
+    stretches = [
+        Stretch(items=[], start_ms=start, end_ms=start + 900, node=node, used_memory=size)
+        for start in (0, 1000)
+        for node, size in (("one:1", 1_000_000), ("two:1", 2_000_000))
+    ]
+    found = diagnose(case_of_stretches(tmp_path / "c", stretches)).redis_memory
+    assert found is not None
+    assert (found.start, found.end) == (3_000_000, 3_000_000)
+
+
+def test_a_gap_is_on_the_timeline_with_its_reason(tmp_path):
+    first = Stretch(items=[line(10, "GET", "a")], start_ms=0, end_ms=2000)
+    second = Stretch(items=[line(8000, "GET", "a")], start_ms=7000, end_ms=10_000)
+    case = case_of_stretches(tmp_path / "c", [first, second], gaps=[(2000, 7000, "the connection was lost")])
+    joined = joined_timeline(case, diagnose(case))
+    assert joined.gaps.to_dict("records") == [{"start": moment(2000), "end": moment(7000), "reason": "the connection was lost"}]
+    assert joined.gaps["start"].dtype == "datetime64[us, UTC]"
+    assert "gap       08:26:42 to 08:26:47: the connection was lost" in str(joined)
+
+
+@pytest.mark.parametrize(("mode", "items"), [("events", [heard(500, "keymiss", "a")]), ("monitor", [line(500, "GET", "a")])])
+def test_without_outcomes_the_hit_rate_over_time_is_infos_and_not_compared_across_epochs(tmp_path, mode, items):
+    # GIVEN 3 hits and 1 miss in the first second, 100 hits in a gap, 1 hit and 1 miss in the third
+    stretches = [
+        Stretch(items=items, start_ms=0, end_ms=1000, mode=mode, rise=(3, 1)),
+        Stretch(items=[], start_ms=2000, end_ms=3000, mode=mode, before=(100, 0), rise=(1, 1)),
+    ]
+    case = case_of_stretches(tmp_path / "c", stretches)
+    bins = joined_timeline(case, diagnose(case)).bins
+    assert bins["reads"].tolist() == [4, 0, 2]
+    assert bins["hit_rate"].tolist() == pytest.approx([0.75, np.nan, 0.5], nan_ok=True)
+    assert bins["effective_hit_rate"].isna().all()
+
+
+def test_an_exact_timeline_counts_the_reads_themselves(tmp_path):
+    items = [event("keymiss", "a"), line(500, "GET", "a"), line(1500, "GET", "b")]
+    case = case_of_stretches(tmp_path / "c", [Stretch(items=items, start_ms=0, end_ms=2000)])
+    assert joined_timeline(case, diagnose(case)).bins["hit_rate"].tolist() == [0.0, 1.0]

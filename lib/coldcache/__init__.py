@@ -21,7 +21,7 @@ _HOMES = {
     "heap_survivors": "coldcache.memory.survivors",
     "joined_timeline": "coldcache.timeline",
     "miss_ledger": "coldcache.replay.ledger",
-    "open_case": "coldcache.case",
+    "open_case": "coldcache.record.finish",
     "root_cause": "coldcache.verdict",
     "shown": "coldcache.showing",
 }

@@ -6,14 +6,16 @@ Parquet (see :mod:`coldcache.schema`) and the memray files as recorded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -24,12 +26,13 @@ from coldcache.errors import (
     CaseExistsError,
     DamagedCaseError,
     NotACaseError,
+    UnfinishedCaseError,
     did_you_mean,
 )
 from coldcache.showing import SelfShowing
 
-FORMAT_VERSION = 1
-_NEEDED = frozenset({"span", "basis", "servers", "rows", "gaps", "clock_offsets", "made_by"})
+FORMAT_VERSION = 2
+_NEEDED = frozenset({"span", "epochs", "servers", "rows", "gaps", "clock_offsets", "made_by"})
 SAMPLE_PREFIX = "sample-"
 # What a user calls the evidence, and the table that holds it.
 EVIDENCE = {
@@ -97,9 +100,17 @@ class Case(SelfShowing):
         return list(self.meta["gaps"])
 
     @property
-    def basis(self) -> str:
-        """How outcomes are known: ``exact`` where key events were recorded with the commands."""
-        return str(self.meta["basis"])
+    def epochs(self) -> list[dict[str, Any]]:
+        """The uninterrupted stretches of recording, each with epoch, node, mode, start, end and ended.
+
+        ``mode`` is ``exact`` (commands and key events), ``monitor`` (commands only) or ``events``
+        (key events only). Nothing is known of a node between two of its epochs.
+        """
+        return list(self.meta["epochs"])
+
+    def epochs_of(self, mode: str) -> list[int]:
+        """Return the numbers of the epochs recorded in that mode."""
+        return [int(epoch["epoch"]) for epoch in self.epochs if epoch["mode"] == mode]
 
     def has(self, table: str) -> bool:
         """Whether the case holds that table."""
@@ -134,8 +145,15 @@ class Case(SelfShowing):
 
     @cached_property
     def accesses(self) -> pd.DataFrame:
-        """Every key access in stream order, see ``schema.ACCESSES``; read once."""
-        return self.table("accesses")
+        """Every key access, see ``schema.ACCESSES``; read once. In stream order; of several nodes, in order of time."""
+        accesses = self.table("accesses")
+        return accesses.sort_values(["t", "seq"], ignore_index=True) if accesses["node"].nunique() > 1 else accesses
+
+    @property
+    def own_process(self) -> pd.DataFrame:
+        """Memory samples of the process itself, without its children's."""
+        process = self.table("process")
+        return process[~process["child"].astype("bool")]
 
     def on_server_clock(self, t: pd.Series) -> pd.Series:
         """Move times of the recording machine's clock to the server's, by the offset measured at the start."""
@@ -147,9 +165,11 @@ class Case(SelfShowing):
     def __str__(self) -> str:
         seconds = (self.end - self.start).total_seconds()
         server = self.meta["servers"][0]
+        modes = " and ".join(dict.fromkeys(epoch["mode"] for epoch in self.epochs)) or "no"
+        nodes = f", {len(self.meta['servers'])} nodes" if len(self.meta["servers"]) > 1 else ""
         lines = [
-            f"Case {self.shown_as}: {self.start:%Y-%m-%d %H:%M:%S} UTC, {seconds:.0f} s, {self.basis} basis",
-            f"  server    {server['software']} {server['version']}",
+            f"Case {self.shown_as}: {self.start:%Y-%m-%d %H:%M:%S} UTC, {seconds:.0f} s, {modes} recording",
+            f"  server    {server['software']} {server['version']}{nodes}",
         ]
         rows = self.meta["rows"]
         for evidence, table in EVIDENCE.items():
@@ -170,6 +190,8 @@ def open_case(folder: str | Path) -> Case:
     ------
     NotACaseError
         There is no such folder, or it holds no readable ``case.json``.
+    UnfinishedCaseError
+        Its tables were never made; :func:`coldcache.open_case` makes them.
     """
     shown = str(folder)
     path = Path(folder).expanduser()
@@ -188,11 +210,14 @@ def open_case(folder: str | Path) -> Case:
         ) from None
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise NotACaseError(f"{shown}/case.json cannot be read ({type(error).__name__}).") from None
+    if version == FORMAT_VERSION and meta.get("ended", "") is None:
+        raise UnfinishedCaseError(f"{shown} was not finished: its recorder was killed, or is still at work.")
     if version == FORMAT_VERSION and (absent := _NEEDED - meta.keys()):
         raise NotACaseError(f"{shown}/case.json lacks {', '.join(sorted(absent))}: it was not written by coldcache.")
     if version != FORMAT_VERSION:
         raise NotACaseError(
-            f"{shown} is a case of format {version}; this coldcache reads {FORMAT_VERSION}. Install a newer coldcache."
+            f"{shown} is a case of format {version}; this coldcache reads {FORMAT_VERSION}. "
+            "Read it with the coldcache that wrote it, or record again."
         )
     return Case(path, shown, meta)
 
@@ -223,24 +248,64 @@ def private_file(path: Path) -> int:
     return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600)
 
 
-def write_table(folder: Path, name: str, frame: pd.DataFrame, *, part: int | None = None) -> int:
-    """Write a frame as a table of the case (Parquet, zstd) and return its number of rows."""
+def write_table(folder: Path, name: str, frame: pd.DataFrame, *, part: int | str | None = None) -> int:
+    """Write a frame as a table of the case (Parquet, zstd), in one step, and return its number of rows.
+
+    `part` names the part of a partitioned table; a number is padded. What was there is replaced.
+    """
     declared = schema.table(name)
     path = folder / declared.path
     if declared.partitioned:
-        path /= f"part-{part or 0:05d}.parquet"
-    with os.fdopen(private_file(path), "wb") as file:
+        path /= f"part-{part if isinstance(part, str) else f'{part or 0:05d}'}.parquet"
+    with _replacing(path) as file:
         pq.write_table(schema.to_arrow(frame, declared), file, compression="zstd")
     return len(frame)
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame | None:
+    """Return a table of a case folder, None where it is not there or cannot be read."""
+    path = folder / schema.table(name).path
+    if not path.exists():
+        return None
+    try:
+        return pq.read_table(path).to_pandas()
+    except (pa.ArrowException, OSError):
+        return None
+
+
+def count_rows(folder: Path) -> dict[str, int]:
+    """Return the rows of every table that a case folder holds."""
+    rows = {}
+    for name, declared in schema.TABLES.items():
+        path = folder / declared.path
+        files = sorted(path.glob("part-*.parquet")) if declared.partitioned else [path] * path.exists()
+        if files:
+            rows[name] = sum(pq.read_metadata(file).num_rows for file in files)
+    return rows
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """Write ``case.json`` in one step: a reader sees the old one or the new one, never half of it."""
     text = json.dumps({"format": FORMAT_VERSION, **meta}, indent=2, ensure_ascii=False) + "\n"
-    scratch = folder / ".case.json.new"
-    with os.fdopen(private_file(scratch), "w", encoding="utf-8") as file:
-        file.write(text)
-    scratch.replace(folder / "case.json")
+    with _replacing(folder / "case.json") as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file beside its place, have it reach the disk, then put it there; only its owner can read it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.unlink(missing_ok=True)
+    try:
+        with os.fdopen(private_file(scratch), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
 def checksums(folder: Path) -> dict[str, str]:

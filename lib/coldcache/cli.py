@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from coldcache import __version__
-from coldcache.errors import ColdcacheError, MissingExtraError, UnknownNameError, UsageError, did_you_mean
+from coldcache.errors import CaseExistsError, ColdcacheError, MissingExtraError, UnknownNameError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from coldcache.record.recorder import Progress as RecordingProgress
 
 FINE, BROKEN, ALERT, WRONG_ARGUMENTS = 0, 1, 2, 64
-_MODES = ("exact", "monitor", "events", "burst")
+_KEY_POLICIES = ("plain", "hashed")
 # typer carries its own copy of click and exports only this subclass of its usage errors.
 _ClickUsageError: type[Any] = typer.BadParameter.__bases__[0]
 _messages = Console(stderr=True, highlight=False)
@@ -82,11 +82,30 @@ def _recording_bar(seconds: float | None, quiet: bool) -> Iterator[Callable[[Rec
     with _bar("recording", quiet, seconds) as update:
 
         def show(now: RecordingProgress) -> None:
-            rate = "–" if now.hit_rate is None else f"{now.hit_rate:.1%}"
-            shown = f"{now.commands:,} commands, hit rate {rate}, {now.stream_bytes / 1e6:.1f} MB"
-            update(completed=now.elapsed_s, shown=shown)
+            update(completed=now.elapsed_s, shown=_progress_line(now))
 
         yield show
+
+
+def _progress_line(now: RecordingProgress) -> str:
+    """Return the state of a recording on one line: rate, hit rate, misses so far, our cost, gaps."""
+    rate = "–" if now.hit_rate is None else f"{now.hit_rate:.1%}"
+    parts = [
+        now.state,
+        f"{now.ops_per_s:,.0f} commands/s",
+        f"hit rate {rate}",
+        _misses_so_far(now.misses_by_state),
+        f"cost {now.stream_bytes_per_s / 1e6:.1f} MB/s, {now.buffer_bytes / 1024:,.0f} KB waiting",
+        f"{now.nodes} nodes" if now.nodes > 1 else "",
+        f"{now.gaps} gap{'s' * (now.gaps > 1)}" if now.gaps else "",
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def _misses_so_far(by_state: dict[str, int]) -> str:
+    total = sum(by_state.values())
+    shares = [f"{state} {count / total:.0%}" for state, count in by_state.items() if count / total >= 0.01]
+    return f"misses: {', '.join(shares[:3])}" if total else ""
 
 
 @contextmanager
@@ -141,43 +160,145 @@ def demo(
 
 @app.command()
 def record(
-    out: Annotated[Path, typer.Option(metavar="CASE", help="case folder to create; an existing one is never overwritten")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="CASE", help="case folder to create; an existing one is never overwritten")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="CASE", help="go on with this case instead; what lies between becomes a gap")
+    ] = None,
     url_env: Annotated[
         str | None, typer.Option(metavar="NAME", help="environment variable that holds the server's URL  [default: REDIS_URL]")
     ] = None,
     url_file: Annotated[Path | None, typer.Option(metavar="FILE", help="file that holds the server's URL")] = None,
-    pid: Annotated[int | None, typer.Option(help="process whose resident memory is sampled too")] = None,
+    pid: Annotated[
+        int | None, typer.Option(help="process to sample: RSS, and its heap by attaching memray if it is Python and can be had")
+    ] = None,
+    attach: Annotated[
+        bool, typer.Option("--attach/--no-attach", help="attach memray to --pid; without it only its memory is sampled")
+    ] = True,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="'CMD …'", help="start this Python program under memray and record until it ends"),
+    ] = None,
+    app_log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="log that the application writes with coldcache.instrument")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=2, help="how long; without it until Ctrl-C")] = None,
-    mode: Annotated[str, typer.Option(help="how to watch: exact (MONITOR with key events on one connection)")] = "exact",
+    mode: Annotated[
+        str | None,
+        typer.Option(help="exact, monitor, events or burst, see above  [default: the best that this server and user allow]"),
+    ] = None,
+    duty: Annotated[str, typer.Option(metavar="SHARE", help="share of the time that burst records exactly")] = "5%",
+    keys: Annotated[
+        str, typer.Option(help="plain, or hashed: hides the variable parts of key names, keeps their families")
+    ] = "plain",
     keep_raw: Annotated[
         bool, typer.Option("--keep-raw", help="keep the captured stream in raw/: it holds all VALUES in clear")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="record even where the preflight sees harm, and do not step down")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress, for cron")] = False,
 ) -> int:
-    """Record a live server into a case folder.
-
-    MONITOR costs a busy server up to half of its throughput while it runs: record for a minute,
-    at first. notify-keyspace-events is set for the recording and put back at the end. Values are
-    not stored, only their size, a keyed digest and their format.
+    """Record a live server, or a whole cluster, into a case folder.
 
     The URL comes from a variable or a file, never from the command line, where other users would see it:
 
         REDIS_URL=redis://host:6379/0 coldcache record --out incident --seconds 60
+
+    --mode exact: MONITOR with key events on one connection. Knows each read's outcome; costs a busy server up to half of its
+    throughput while it runs. --mode burst: exact for --duty of the time, key events between. --mode events: key events and INFO
+    only, a fraction of the cost; knows each miss. --mode monitor: where key events may not be set; outcomes stay unknown.
+
+    notify-keyspace-events is extended for the recording and put back at its end, on Ctrl-C, and within seconds of a SIGKILL.
+    Values are not stored, only their size, a keyed digest and their format. Look before: coldcache doctor.
     """
-    from coldcache.record.recorder import RecordOptions
+    from coldcache.record.preflight import preflight, refuse_harm
+    from coldcache.record.recorder import MODES, RecordOptions
     from coldcache.record.recorder import record as record_case
     from coldcache.record.server import url_from
 
-    if mode not in _MODES:
-        raise UnknownNameError(f"There is no mode {mode!r}.{did_you_mean(mode, _MODES)}")
-    if mode != "exact":
-        raise UsageError(f"The mode {mode!r} is not built yet; this version records with --mode exact.")
-    options = RecordOptions(url=url_from(url_env, url_file), out=out, seconds=seconds, pid=pid, keep_raw=keep_raw)
+    if (out is None) == (resume is None):
+        raise UsageError("Give --out CASE for a new case, or --resume CASE to go on with one.")
+    if mode is not None and mode not in MODES:
+        raise UnknownNameError(f"There is no mode {mode!r}.{did_you_mean(mode, MODES)} Modes: {', '.join(MODES)}.")
+    if keys not in _KEY_POLICIES:
+        raise UnknownNameError(f"There is no --keys {keys!r}.{did_you_mean(keys, _KEY_POLICIES)} Use plain or hashed.")
+    if run is not None and pid is not None:
+        raise UsageError("Give either --run, for a program to start, or --pid, for one that runs.")
+    share = _share(duty)
+    url, folder = url_from(url_env, url_file), out or resume
+    assert folder is not None
+    if out is not None and out.exists():
+        raise CaseExistsError(f"{out} already exists, and a recording is never overwritten. Choose another --out, or --resume.")
+    found = preflight(url, out=folder, seconds=seconds, duty=share)
+    chosen = refuse_harm(found, mode, force)
+    if not quiet:
+        why = f": {found.why_best}" if mode is None else ""
+        _messages.print(f"Recording {found.node} in {chosen} mode{why}", markup=False, soft_wrap=True)
+        for check in found.checks:
+            if check.state != "ok":
+                _messages.print(f"{check.state}: {check.what} {check.do}".rstrip(), markup=False, soft_wrap=True)
+    options = RecordOptions(
+        url=url,
+        out=folder,
+        resume=resume is not None,
+        seconds=seconds,
+        mode=chosen,
+        duty=share,
+        pid=pid,
+        attach_memray=attach and pid is not None,
+        run=run,
+        app_log=app_log,
+        keys=keys,
+        keep_raw=keep_raw,
+        watched=not force,
+        ops_before=found.ops_per_s,
+    )
     with _recording_bar(seconds, quiet) as show:
         case = record_case(options, show)
     typer.echo(str(case))
-    typer.echo(f"\nNext: coldcache diagnose {out}\n      coldcache report {out}")
+    typer.echo(f"\nNext: coldcache diagnose {folder}\n      coldcache report {folder}")
     return FINE
+
+
+def _share(text: str) -> float:
+    """Return a share of time from ``5%`` or ``0.05``."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = -1.0
+    if rest.strip() or not 0.001 <= share <= 0.9:
+        raise UsageError(f"--duty {text!r} should be a share between 0.1% and 90%, like 5% or 0.05.")
+    return share
+
+
+@app.command()
+def doctor(
+    url_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="environment variable that holds the server's URL; else REDIS_URL")
+    ] = None,
+    url_file: Annotated[Path | None, typer.Option(metavar="FILE", help="file that holds the server's URL")] = None,
+    out: Annotated[Path, typer.Option(metavar="CASE", help="case folder to be: is there room on its disk?")] = Path("case"),
+    seconds: Annotated[float | None, typer.Option(min=2, help="length of the recording to be; else ten minutes")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")] = False,
+) -> int:
+    """Say whether a server can be recorded, in which mode, at what cost, and what is missing.
+
+    It takes half a second and changes nothing: rights are tried with calls that the server refuses
+    for another reason. Look here first; `record` refuses what this calls harmful.
+
+        REDIS_URL=redis://host:6379/0 coldcache doctor --out incident --seconds 60
+
+    Ends with 0 when a mode is possible and nothing is a problem, with 1 otherwise.
+    """
+    from coldcache.record.preflight import preflight
+    from coldcache.record.server import url_from
+
+    found = preflight(url_from(url_env, url_file), out=out, seconds=seconds)
+    typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) if as_json else str(found))
+    return FINE if found.fine else BROKEN
 
 
 @app.command()
@@ -186,8 +307,8 @@ def diagnose(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")] = False,
 ) -> int:
     """Say what is wrong with the cache of a case, and how that is known."""
-    from coldcache.case import open_case
     from coldcache.causes.diagnosis import diagnose as diagnose_case
+    from coldcache.record.finish import open_case
 
     diagnosis = diagnose_case(open_case(case))
     if as_json:
@@ -213,7 +334,7 @@ def report(
     """Run the notebooks on a case and write one offline HTML report."""
     with _needs("notebooks"):
         from coldcache.report.runner import ReportOptions, case_name, run_report
-    from coldcache.case import open_case
+    from coldcache.record.finish import open_case
 
     options = ReportOptions(
         out=out or Path("reports") / case_name(open_case(case)),

@@ -10,6 +10,7 @@ ColdcacheError                 exit 1    coldcache could not do its work
 └── UsageError                 exit 64   the arguments or parameters are wrong
     ├── CaseExistsError                  the folder to write is already there
     ├── NotACaseError                    the folder to read holds no case
+    ├── UnfinishedCaseError              the recording was cut off, or is still going on
     ├── DamagedCaseError                 it was a case, but a table of it cannot be read
     ├── UrlError                         the server URL is missing or malformed
     ├── ProcessNotFoundError             no process has that PID
@@ -69,6 +70,10 @@ class CaseExistsError(UsageError):
 
 class NotACaseError(UsageError):
     """The folder holds no case."""
+
+
+class UnfinishedCaseError(UsageError):
+    """The recording of the case was cut off and its tables were never made, or it is still going on."""
 
 
 class DamagedCaseError(UsageError):

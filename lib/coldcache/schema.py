@@ -61,12 +61,13 @@ ACCESSES = Table(
     "accesses",
     "one row per key access, in stream order; a command without keys has one row with a null key",
     _columns(
-        ("t", TIME, "server wall clock: completion of the command"),
-        ("seq", pa.int64(), "position in the recorded stream; orders equal times"),
+        ("t", TIME, "server wall clock: completion of the command; of an event: its arrival"),
+        ("seq", pa.int64(), "position in the recorded stream; orders equal times; never repeats in a case"),
+        ("epoch", pa.int32(), "which uninterrupted stretch of recording, see `epochs` in case.json"),
         ("node", _LABEL, "which server, host:port"),
         ("db", pa.int32(), "logical database"),
-        ("client", _LABEL, "client address as the server prints it; 'lua' inside a script"),
-        ("command", _LABEL, "upper case; container commands with their subcommand"),
+        ("client", _LABEL, "client address as the server prints it; 'lua' inside a script; null where only events were heard"),
+        ("command", _LABEL, "upper case; container commands with their subcommand; null where only events were heard"),
         ("arg", pa.int32(), "which key of the command this row is, from 0; null without a key"),
         ("key", _TEXT, "Redis's own printable escape of the key's bytes: ASCII, lossless"),
         ("op", _LABEL, "read, write, delete, expire or other"),
@@ -92,7 +93,8 @@ KEY_EVENTS = Table(
     "keys that went away: the end of each value's life, which no command line shows",
     _columns(
         ("seq", pa.int64(), "the event came just before the stream line of this seq"),
-        ("t", TIME, "time of that line: the event has none of its own"),
+        ("epoch", pa.int32(), "which uninterrupted stretch of recording"),
+        ("t", TIME, "time of that line, for the event has none of its own; its arrival where there are no lines"),
         ("db", pa.int32(), "logical database"),
         ("event", _LABEL, "expired, evicted, del or rename_from"),
         ("key", _TEXT, "Redis's printable escape"),
@@ -106,6 +108,8 @@ INFO = Table(
     _columns(
         ("t", TIME, "server wall clock of the INFO command"),
         ("seq", pa.int64(), "its position in the recorded stream: exact window edges"),
+        ("epoch", pa.int32(), "which uninterrupted stretch of recording: counters are compared within one only"),
+        ("node", _LABEL, "which server, host:port"),
         ("keyspace_hits", pa.int64(), "look-ups that found the key, since start or CONFIG RESETSTAT"),
         ("keyspace_misses", pa.int64(), "look-ups that did not"),
         ("evicted_keys", pa.int64(), "keys removed for lack of memory"),
@@ -119,9 +123,11 @@ INFO = Table(
 COMMANDSTATS = Table(
     "commandstats",
     "server/commandstats.parquet",
-    "INFO commandstats at the first and last sample",
+    "INFO commandstats at the first and last sample of every epoch",
     _columns(
         ("t", TIME, "time of the sample"),
+        ("epoch", pa.int32(), "which uninterrupted stretch of recording"),
+        ("node", _LABEL, "which server, host:port"),
         ("command", _LABEL, "lower case, as INFO prints it"),
         ("calls", pa.int64(), "calls since start"),
         ("usec", pa.int64(), "microseconds spent since start"),
@@ -133,9 +139,11 @@ COMMANDSTATS = Table(
 ERRORSTATS = Table(
     "errorstats",
     "server/errorstats.parquet",
-    "INFO errorstats at the first and last sample",
+    "INFO errorstats at the first and last sample of every epoch",
     _columns(
         ("t", TIME, "time of the sample"),
+        ("epoch", pa.int32(), "which uninterrupted stretch of recording"),
+        ("node", _LABEL, "which server, host:port"),
         ("error", _LABEL, "error prefix: OOM, WRONGTYPE, ERR …"),
         ("count", pa.int64(), "replies with it since start"),
     ),
@@ -145,17 +153,60 @@ CONFIG = Table(
     "config",
     "server/config.parquet",
     "CONFIG GET * once; secrets are replaced by (redacted)",
-    _columns(("parameter", _TEXT, "name"), ("value", _TEXT, "value")),
+    _columns(("node", _LABEL, "which server, host:port"), ("parameter", _TEXT, "name"), ("value", _TEXT, "value")),
 )
 
 PROCESS = Table(
     "process",
     "process/rss.parquet",
-    "resident memory of the analyzer's process",
+    "memory of the analyzer's process, ten times a second, and of its descendants, twice a second",
     _columns(
         ("t", TIME, "wall clock of the machine that recorded"),
         ("pid", pa.int32(), "process id"),
+        ("child", pa.bool_(), "a descendant of the recorded process; forked ones share pages, so RSS does not add up"),
         ("rss_bytes", pa.int64(), "resident set size"),
+        ("uss_bytes", pa.int64(), "of that, what no other process shares; every 10 s at most, null between and where refused"),
+        ("pss_bytes", pa.int64(), "shared pages divided among those who share them; likewise, and null on macOS"),
+    ),
+)
+
+CGROUP = Table(
+    "cgroup",
+    "process/cgroup.parquet",
+    "the memory controller of the process's cgroup, once a second: what an OOM kill goes by",
+    _columns(
+        ("t", TIME, "wall clock of the machine that recorded"),
+        ("usage_bytes", pa.int64(), "charged to the cgroup, page cache included"),
+        ("limit_bytes", pa.int64(), "the lowest limit of the cgroup and those above it; null without one"),
+        ("oom_kills", pa.int64(), "processes of the cgroup killed for lack of memory since it exists; null where not told"),
+    ),
+)
+
+GC = Table(
+    "gc",
+    "process/gc.parquet",
+    "Python's garbage collections: every full one, and any that took 1 ms or more",
+    _columns(
+        ("t", TIME, "end of the collection, wall clock of the program's machine"),
+        ("pid", pa.int32(), "process id"),
+        ("generation", pa.int32(), "0, 1 or 2; 2 is a full collection"),
+        ("pause_us", pa.int64(), "how long it took, microseconds of wall time"),
+        ("collected", pa.int64(), "objects freed"),
+    ),
+)
+
+APP_LOG = Table(
+    "app_log",
+    "app/cache_log.parquet",
+    "the cache calls as the application itself logged them, see coldcache.instrument.cache_log",
+    _columns(
+        ("t", TIME, "when the call had returned, wall clock of the application's machine"),
+        ("pid", pa.int32(), "process id"),
+        ("op", _LABEL, "read, write or delete"),
+        ("key", _TEXT, "Redis's printable escape"),
+        ("value_bytes", pa.int64(), "size of the value as the application has it; null where it did not say"),
+        ("ttl_ms", pa.int64(), "time to live that the application believes it asked for"),
+        ("result", _LABEL, "of a read: hit or miss, as the application saw it"),
     ),
 )
 
@@ -198,7 +249,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         ACCESSES, KEY_EVENTS, INFO, COMMANDSTATS, ERRORSTATS, CONFIG,
-        PROCESS, HEAP_SNAPSHOTS, HEAP_INTERVALS, HEAP_STACKS,
+        PROCESS, CGROUP, GC, APP_LOG, HEAP_SNAPSHOTS, HEAP_INTERVALS, HEAP_STACKS,
     )
 }  # fmt: skip
 

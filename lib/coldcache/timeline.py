@@ -10,12 +10,14 @@ import pandas as pd
 from coldcache.case import Case
 from coldcache.causes.diagnosis import Diagnosis
 from coldcache.errors import ParameterTypeError
+from coldcache.replay.ledger import EXACT
 from coldcache.showing import SelfShowing
 
 _MOST_BINS = 5_000  # a figure stays under 20,000 points
 _SHIFTED = 199
 _P_LIMIT = 0.01
 _LEAST_BINS = 5  # a segment shorter than this is not a level
+_HOLDS_S = 2.0  # how long a node's memory stands for what follows, where several are summed: INFO comes every second
 
 SERIES = {
     "hit_rate": "hit rate",
@@ -34,8 +36,11 @@ class Timeline(SelfShowing):
     bins : pandas.DataFrame, one row per bin, indexed by bin start ``t`` (UTC)
         ``reads``; ``hit_rate``, ``effective_hit_rate`` (0 to 1, NaN in a bin without reads);
         ``redis_bytes``, ``rss_bytes``, ``heap_bytes`` (mean of the samples in the bin, NaN without).
+        ``redis_bytes`` is the sum over the nodes. Where not every read's outcome was recorded,
+        ``reads`` and ``hit_rate`` are INFO's and ``effective_hit_rate`` is NaN.
     misses : pandas.DataFrame, same index, one column per cause, commonest first: misses in the bin
     changes : pandas.DataFrame, one row per change point: ``t``, ``series``, ``before``, ``after``
+    gaps : pandas.DataFrame, one row per gap of the recording: ``start``, ``end`` (UTC), ``reason``
     bin_s : float
     missing : what the case lacks for a full picture
     """
@@ -43,6 +48,7 @@ class Timeline(SelfShowing):
     bins: pd.DataFrame
     misses: pd.DataFrame
     changes: pd.DataFrame
+    gaps: pd.DataFrame
     bin_s: float
     missing: tuple[str, ...]
 
@@ -55,6 +61,10 @@ class Timeline(SelfShowing):
             )
         if self.changes.empty:
             lines.append("  no change point: no series jumps from one level to another")
+        lines += [
+            f"  gap       {row['start']:%H:%M:%S} to {row['end']:%H:%M:%S}: {row['reason']}"
+            for row in self.gaps.to_dict("records")
+        ]
         lines += [f"  missing   {what}" for what in self.missing]
         return "\n".join(lines)
 
@@ -86,11 +96,16 @@ def joined_timeline(case: Case, diagnosis: Diagnosis, *, bin_s: float = 1.0) -> 
     index = pd.DatetimeIndex(start + pd.to_timedelta(np.arange(count) * bin_s, unit="s"), name="t").as_unit("us")
     reads = diagnosis.ledger.reads
     place = _places(reads["t"], start, bin_s, count)
-    hit = reads["outcome"].eq("hit").to_numpy()
-    total = np.bincount(place, minlength=count)
-    hits = np.bincount(place, weights=hit, minlength=count)
-    useful = np.bincount(place, weights=hit & reads["effective"].to_numpy(), minlength=count)
-    heap, process = case.table("heap_snapshots"), case.table("process")
+    info = case.table("info")
+    if diagnosis.ledger.mode == EXACT:
+        hit = reads["outcome"].eq("hit").to_numpy()
+        total = np.bincount(place, minlength=count)
+        hits = np.bincount(place, weights=hit, minlength=count)
+        useful = np.bincount(place, weights=hit & reads["effective"].to_numpy(), minlength=count)
+    else:
+        total, hits = _counted_by_info(info, start, bin_s, count)
+        useful = np.full(count, np.nan)
+    heap, process = case.table("heap_snapshots"), case.own_process
     heap = heap.assign(t=case.on_server_clock(heap["t"]))
     process = process.assign(t=case.on_server_clock(process["t"]))
     with np.errstate(invalid="ignore"):
@@ -99,7 +114,7 @@ def joined_timeline(case: Case, diagnosis: Diagnosis, *, bin_s: float = 1.0) -> 
                 "reads": total,
                 "hit_rate": hits / total,
                 "effective_hit_rate": useful / total,
-                "redis_bytes": _means(case.table("info"), "used_memory", start, bin_s, count),
+                "redis_bytes": _redis_bytes(info, start, bin_s, count),
                 "rss_bytes": _means(process, "rss_bytes", start, bin_s, count),
                 "heap_bytes": _means(heap, "heap_bytes", start, bin_s, count),
             },
@@ -109,6 +124,7 @@ def joined_timeline(case: Case, diagnosis: Diagnosis, *, bin_s: float = 1.0) -> 
         bins=bins,
         misses=_misses_by_cause(diagnosis, place, count, index),
         changes=_changes(bins),
+        gaps=_gaps(case),
         bin_s=bin_s,
         missing=tuple(case.missing("info", "process", "heap_intervals")),
     )
@@ -128,6 +144,35 @@ def _means(samples: pd.DataFrame, column: str, start: pd.Timestamp, bin_s: float
     number = np.bincount(place, minlength=count)
     with np.errstate(invalid="ignore"):
         return np.bincount(place, weights=samples[column], minlength=count) / number
+
+
+def _redis_bytes(info: pd.DataFrame, start: pd.Timestamp, bin_s: float, count: int) -> np.ndarray:
+    """Return the memory of all nodes together; NaN in a bin where one of them is not known."""
+    nodes = [_means(samples, "used_memory", start, bin_s, count) for _, samples in info.groupby("node", observed=True)]
+    if len(nodes) > 1:
+        # Samples of several nodes need not fall into the same bins.
+        held = int(_HOLDS_S / bin_s)
+        nodes = [pd.Series(node).ffill(limit=held).to_numpy() if held else node for node in nodes]
+    return np.sum(nodes, axis=0) if nodes else np.full(count, np.nan)
+
+
+def _counted_by_info(info: pd.DataFrame, start: pd.Timestamp, bin_s: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return reads and hits per bin from INFO: the difference of two samples of an epoch falls into the middle between."""
+    info = info.sort_values("seq")
+    epochs = info.groupby("epoch")
+    steps = epochs[["keyspace_hits", "keyspace_misses"]].diff().assign(t=info["t"] - epochs["t"].diff() / 2)
+    steps = steps[(steps[["keyspace_hits", "keyspace_misses"]] >= 0).all(axis=1)]
+    place = _places(steps["t"], start, bin_s, count)
+    hits, misses = (
+        np.bincount(place, weights=steps[counter], minlength=count).astype(int)
+        for counter in ("keyspace_hits", "keyspace_misses")
+    )
+    return hits + misses, hits
+
+
+def _gaps(case: Case) -> pd.DataFrame:
+    gaps = pd.DataFrame(case.gaps, columns=["start", "end", "reason"])
+    return gaps.assign(**{edge: pd.to_datetime(gaps[edge], utc=True).dt.as_unit("us") for edge in ("start", "end")})
 
 
 def _misses_by_cause(diagnosis: Diagnosis, place: np.ndarray, count: int, index: pd.DatetimeIndex) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from typing import Any
 
 from coldcache.causes.diagnosis import HEALTHY, Diagnosis
 from coldcache.causes.outcomes import Finding, percent
+from coldcache.replay.ledger import EXACT
 
 MIME = "application/vnd.coldcache.verdict+json"
 _TITLES = {
@@ -93,10 +94,10 @@ def verdict_html(diagnosis: Diagnosis) -> str:
 
 def _rates(diagnosis: Diagnosis) -> str:
     ledger = diagnosis.ledger
-    if ledger.hit_rate is None or ledger.effective_hit_rate is None:
+    if ledger.hit_rate is None:
         return ""
     boxes = [("hit rate now", f"{ledger.hit_rate:.1%}")]
-    if ledger.effective_hit_rate != ledger.hit_rate:
+    if ledger.effective_hit_rate is not None and ledger.effective_hit_rate != ledger.hit_rate:
         boxes.append(("of that really used", f"{ledger.effective_hit_rate:.1%}"))
     if diagnosis.findings:
         first = diagnosis.findings[0]
@@ -107,15 +108,20 @@ def _rates(diagnosis: Diagnosis) -> str:
             )
         if first.memory_bytes:
             boxes.append(("memory kept in the recording", f"{first.memory_bytes / 1e6:.1f} MB"))
-    boxes.append(("reads, each accounted for", f"{ledger.total:,}"))
+    boxes.append(
+        ("reads, each accounted for" if ledger.mode == EXACT else "reads, outcomes as INFO counts them", f"{ledger.total:,}")
+    )
     boxes.append(("differ from INFO's count", "unknown" if ledger.residual is None else f"{ledger.residual:,}"))
     cells = "".join(f'<div class="cc-rate"><b>{value}</b><span class="cc-muted">{name}</span></div>' for name, value in boxes)
     return f'<div class="cc-rates">{cells}</div>'
 
 
 def _finding_html(diagnosis: Diagnosis, rank: int, finding: Finding, count: int) -> str:
-    misses = diagnosis.ledger.misses
-    share = f"{count:,} of {misses:,} misses ({percent(count / misses)})" if count and misses else "no misses"
+    misses, share_of_misses = diagnosis.ledger.misses, diagnosis.share_of_misses(count)
+    if share_of_misses is None:
+        share = "misses unknown"
+    else:
+        share = f"{count:,} of {misses:,} misses ({percent(share_of_misses)})" if count else "no misses"
     rows = "".join(
         f"<tr><td>{html.escape(evidence.what)}</td><td class='cc-n'>{_number(evidence.value)}</td>"
         f"<td class='cc-n'>{_number(evidence.control)}</td></tr>"

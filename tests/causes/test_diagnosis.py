@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import coldcache
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+from coldcache.case import Case, open_case, write_table
 from coldcache.causes.diagnosis import attribute, diagnose
-from coldcache.causes.outcomes import CONFIRMED, Evidence, Finding, Fix
-from conftest import START_US, case_of, event, line
+from coldcache.causes.outcomes import CONFIRMED, Evidence, Finding, Fix, Investigation
+from coldcache.verdict import verdict_html
+from conftest import START_US, Stretch, case_of, case_of_stretches, event, heard, line
 
 JSON = '{\\"labels\\": [1]}'
+SCHEMA = json.loads((Path(coldcache.__file__).parent / "diagnosis.schema.json").read_text("utf-8"))
+AFTER = line(20_000, "PING")  # the recording goes on: a fill that has not come is no longer coming
 
 
 def cache_aside(
@@ -91,7 +98,7 @@ def test_readable_values_that_are_rewritten_are_another_cause(tmp_path: Path):
 
 def test_reads_that_nobody_fills_are_suspected_to_be_skipped(tmp_path: Path):
     items = [item for n in range(100) for item in (event("keymiss", f"img:{n % 20}"), line(n * 10, "GET", f"img:{n % 20}"))]
-    diagnosis = diagnose(case_of(tmp_path / "c", items))
+    diagnosis = diagnose(case_of(tmp_path / "c", [*items, AFTER]))
     assert diagnosis.misses.set_index("cause")["count"].to_dict() == {"set_skipped": 80, "cold_start": 20}
     assert diagnosis.verdict == "insufficient_evidence"
 
@@ -133,7 +140,7 @@ def test_overlapping_repairs_share_a_miss_and_the_counts_still_sum():
 def test_findings_are_ordered_by_the_reads_they_win(tmp_path: Path):
     # GIVEN a prefix mismatch beside a larger family that nobody fills
     unfilled = [item for n in range(400) for item in (event("keymiss", f"null:{n % 20}"), line(n * 6, "GET", f"null:{n % 20}"))]
-    diagnosis = diagnose(case_of(tmp_path / "c", [*unfilled, *cache_aside(write="app2:img")]))
+    diagnosis = diagnose(case_of(tmp_path / "c", [*unfilled, *cache_aside(write="app2:img"), AFTER]))
     assert [(finding.cause, count) for finding, count in zip(diagnosis.findings, diagnosis.attributed, strict=True)] == [
         ("set_skipped", 380),
         ("key_prefix", 120),
@@ -240,3 +247,221 @@ def test_keys_with_braces_do_not_become_code(tmp_path: Path):
     ]  # fmt: skip
     for finding in diagnose(case_of(tmp_path / "c", items)).findings:
         assert "{__import__" not in finding.fix.code.replace("{{__import__", "")
+
+
+def why(diagnosis, cause: str) -> str:
+    """What a check that found nothing says of a cause."""
+    return diagnosis.checks().set_index("cause").loc[cause, "why"]
+
+
+def warm_then(gap_reads: int, *, hits: int = 300) -> list[Stretch]:
+    """Keys read and written, a gap of 2 s, then `gap_reads` of them missing, unfilled, for a reason that the gap hides."""
+    keys = [f"img:{n}" for n in range(100)]
+    cold = [item for n, key in enumerate(keys) for item in (event("keymiss", key), line(n, "GET", key), event("set", key),
+            line(n + 0.5, "SET", key, "v"))]  # fmt: skip
+    warm = [line(10 + n, "GET", keys[n % 100]) for n in range(200, 200 + hits)]
+    lost = [item for n, key in enumerate(keys[:gap_reads]) for item in (event("keymiss", key), line(9000 + n, "GET", key))]
+    return [
+        Stretch(items=[*cold, *warm], start_ms=-1, end_ms=6000),
+        Stretch(items=[*lost, line(20_000, "PING")], start_ms=8000, end_ms=20_001),
+    ]
+
+
+GAP = [(6000, 8000, "the connection was lost")]
+
+
+def test_misses_whose_reason_fell_into_a_gap_are_never_called_skipped(tmp_path: Path):
+    # GIVEN 100 misses of keys that were there before the gap, never filled again
+    diagnosis = diagnose(case_of_stretches(tmp_path / "c", warm_then(100), gaps=GAP))
+    # THEN they are the recording's, and too many to call the cache healthy
+    assert diagnosis.misses.set_index("cause")["count"].to_dict() == {"cold_start": 100, "incomplete_capture": 100}
+    assert (diagnosis.verdict, diagnosis.findings, diagnosis.alert) == ("insufficient_evidence", (), False)
+    assert "100 of the 200 misses cannot be judged" in diagnosis.headline
+    assert "what became of the keys of 100 misses is not known" in why(diagnosis, "set_skipped")
+    assert "what became" in why(diagnosis, "eviction") or "evicted_keys" in why(diagnosis, "eviction")
+
+
+def test_a_gap_in_a_healthy_recording_is_named_and_no_finding(tmp_path: Path):
+    diagnosis = diagnose(case_of_stretches(tmp_path / "c", warm_then(5), gaps=GAP))
+    assert (diagnosis.verdict, diagnosis.findings) == ("healthy", ())
+    assert why(diagnosis, "incomplete_capture") == (
+        "recorded look-ups equal INFO's count (residual 0 of 405); 1 gap, 2.0 s, left out (the connection was lost)"
+    )
+
+
+def test_gaps_for_most_of_the_time_make_the_recording_suspect_but_not_its_numbers(tmp_path: Path):
+    gaps = [(6000, 8000, "the connection was lost"), (9000, 20_000, "the server was too busy")]
+    diagnosis = diagnose(case_of_stretches(tmp_path / "c", warm_then(5), gaps=gaps))
+    first = diagnosis.findings[0]
+    assert (first.cause, first.verdict, diagnosis.verdict) == ("incomplete_capture", "suspected", "insufficient_evidence")
+    assert "65 % of its time" in first.summary
+    assert "Trust no other number" not in first.summary
+
+
+def test_what_does_not_reconcile_is_not_to_be_trusted_with_or_without_gaps(tmp_path: Path):
+    first, second = warm_then(5)
+    lossy = Stretch(items=first.items, start_ms=-1, end_ms=6000, rise=(500, 100))
+    diagnosis = diagnose(case_of_stretches(tmp_path / "c", [lossy, second], gaps=GAP))
+    assert "Trust no other number of this case" in diagnosis.headline
+
+
+def test_a_read_in_the_last_seconds_is_not_called_unfilled(tmp_path: Path):
+    items = [item for n in range(100) for item in (event("keymiss", f"img:{n % 20}"), line(n * 10, "GET", f"img:{n % 20}"))]
+    diagnosis = diagnose(case_of(tmp_path / "c", [*items, line(1100, "GET", "there")]))
+    assert diagnosis.misses.set_index("cause")["count"].to_dict() == {"incomplete_capture": 80, "cold_start": 20}
+    assert diagnosis.verdict == "insufficient_evidence"
+
+
+def test_counters_rise_within_epochs_and_never_fall_at_a_restart(tmp_path: Path):
+    first, second = (
+        Stretch(items=[line(at, "PING")], start_ms=at - 1, end_ms=at + 1, evicted=evicted, run_id=run_id)
+        for at, evicted, run_id in ((1, 5, "x"), (1000, 2, "y"))
+    )
+    investigation = Investigation.of(case_of_stretches(tmp_path / "c", [first, second]))
+    assert investigation.counter_delta("evicted_keys") == 7
+    assert investigation.counter_delta("no_such_counter") is None
+
+
+def test_nodes_have_run_ids_of_their_own_and_a_changed_one_is_a_restart(tmp_path: Path):
+    def causes_ruled_out(*stretches: Stretch) -> set[str]:
+        name = f"c{len(list(tmp_path.iterdir()))}"
+        return {outcome.cause for outcome in diagnose(case_of_stretches(tmp_path / name, list(stretches))).ruled_out}
+
+    one = Stretch(items=[line(1, "GET", "a")], start_ms=0, end_ms=2, node="one:1", run_id="x")
+    two = Stretch(items=[line(1, "GET", "b")], start_ms=0, end_ms=2, node="two:1", run_id="y")
+    one_again = Stretch(items=[line(11, "GET", "a")], start_ms=10, end_ms=12, node="one:1", run_id="z")
+    assert "flush" in causes_ruled_out(one, two)
+    assert "flush" not in causes_ruled_out(one, two, one_again)
+
+
+def with_commandstats(case: Case, *rejected: tuple[int, int, int]) -> Case:
+    """Add rows of epoch, milliseconds after the start, rejected calls."""
+    frame = pd.DataFrame(rejected, columns=["epoch", "t", "rejected_calls"])
+    frame["t"] = pd.to_datetime(START_US + frame["t"] * 1000, unit="us", utc=True)
+    frame = frame.assign(node="test:6379", command="set", calls=1, usec=1, failed_calls=0)
+    write_table(case.folder, "commandstats", frame)
+    return open_case(case.folder)
+
+
+def test_rejected_calls_are_summed_over_epochs(tmp_path: Path):
+    case = case_of_stretches(tmp_path / "c", warm_then(5))
+    diagnosis = diagnose(with_commandstats(case, (0, 0, 100), (0, 10, 100), (1, 20, 0), (1, 30, 4)))
+    assert "4 calls were rejected" in why(diagnosis, "write_rejected")
+
+
+def commands_only(items: list) -> list:
+    return [item for item in items if not hasattr(item, "event")]
+
+
+def test_commands_alone_never_make_a_verdict_and_say_what_to_record(tmp_path: Path):
+    items = commands_only(cache_aside())
+    case = case_of_stretches(tmp_path / "c", [Stretch(items=items, start_ms=-1, end_ms=9000, mode="monitor", rise=(120, 30))])
+    diagnosis = diagnose(case)
+    assert (diagnosis.verdict, diagnosis.findings) == ("insufficient_evidence", ())
+    assert "--mode exact" in diagnosis.headline
+    # Nothing is ruled out that only outcomes could rule out.
+    assert {"ttl_short", "set_skipped", "serialization", "ttl_unit"} <= {outcome.cause for outcome in diagnosis.not_testable}
+    found = diagnosis.to_dict()
+    jsonschema.validate(found, SCHEMA)
+    assert found["misses"] == []
+    assert {key: found["reads"][key] for key in ("total", "hits", "misses", "basis", "hit_rate", "residual")} == {
+        "total": 150, "hits": None, "misses": None, "basis": "info", "hit_rate": 0.8, "residual": 0,
+    }  # fmt: skip
+    assert found["reads"]["effective_hit_rate"] is None
+    assert "outcomes as INFO counts them" in verdict_html(diagnosis)
+
+
+def test_commands_alone_let_a_mismatch_be_suspected_without_counting_its_misses(tmp_path: Path):
+    items = commands_only(cache_aside(write="app2:img"))
+    case = case_of_stretches(tmp_path / "c", [Stretch(items=items, start_ms=-1, end_ms=9000, mode="monitor", rise=(0, 150))])
+    diagnosis = diagnose(case)
+    assert [(found.cause, found.verdict, found.edit) for found in diagnosis.findings] == [
+        ("key_prefix", "suspected", "app2 -> app")
+    ]
+    assert diagnosis.headline.endswith("--mode exact.")
+    found = diagnosis.to_dict()
+    jsonschema.validate(found, SCHEMA)
+    assert (found["findings"][0]["misses"], found["findings"][0]["share_of_misses"]) == (None, None)
+    assert found["findings"][0]["predicted"]["hit_rate"] is None
+    assert "misses unknown" in str(diagnosis)
+    assert "misses unknown" in verdict_html(diagnosis)
+
+
+def heard_only(items: list) -> list:
+    """What of a stream key events alone tell: each at the time of its line."""
+    found, waiting = [], []
+    for item in items:
+        if hasattr(item, "event"):
+            waiting.append(item)
+        else:
+            found += [heard((item.stamp_us - START_US) / 1000, at.event, at.key) for at in waiting]
+            waiting = []
+    return found
+
+
+def test_key_events_alone_show_a_prefix_mismatch(tmp_path: Path):
+    stretch = Stretch(items=heard_only(cache_aside(write="app2:img")), start_ms=-1, end_ms=9000, mode="events", rise=(50, 150))
+    diagnosis = diagnose(case_of_stretches(tmp_path / "c", [stretch]))
+    assert [(found.cause, found.edit) for found in diagnosis.findings] == [("key_prefix", "app2 -> app")]
+    assert diagnosis.misses.set_index("cause")["count"].to_dict() == {"key_prefix": 120, "cold_start": 30}
+    assert diagnosis.predicted_hit_rate(diagnosis.findings[0]) == pytest.approx(170 / 200)
+    # No sentence and no evidence speaks of hits that were not seen.
+    assert "of the reads of" not in diagnosis.findings[0].summary
+    assert not any("that hit" in evidence.what for evidence in diagnosis.findings[0].evidence)
+    found = diagnosis.to_dict()
+    jsonschema.validate(found, SCHEMA)
+    assert (found["reads"]["basis"], found["reads"]["hits"], found["reads"]["misses"]) == ("info", 50, 150)
+    assert found["case"]["commands"] == 0
+    assert "commands" in why(diagnosis, "flush")
+    assert {"ttl_unit", "ttl_zero", "hit_unused"} <= {outcome.cause for outcome in diagnosis.not_testable}
+
+
+def test_key_events_alone_measure_misses_against_all_reads_that_info_counted(tmp_path: Path):
+    # GIVEN 100 misses of expired keys among 10,000 reads
+    items = [
+        item
+        for n in range(100)
+        for item in (heard(n, "set", f"k:{n}"), heard(1000 + n, "expired", f"k:{n}"), heard(2000 + n, "keymiss", f"k:{n}"))
+    ]
+    case = case_of_stretches(tmp_path / "c", [Stretch(items=items, start_ms=-1, end_ms=9000, mode="events", rise=(9900, 100))])
+    diagnosis = diagnose(case)
+    assert diagnosis.verdict == "healthy"
+    assert why(diagnosis, "ttl_short").startswith("100 of 10,000 reads")
+
+
+def test_misses_lost_by_key_events_are_measured_against_misses(tmp_path: Path):
+    items = [heard(n, "keymiss", f"k:{n}") for n in range(50)]
+    case = case_of_stretches(tmp_path / "c", [Stretch(items=items, start_ms=-1, end_ms=9000, mode="events", rise=(9900, 100))])
+    assert diagnose(case).findings[0].cause == "incomplete_capture"
+
+
+def test_a_mismatch_across_the_nodes_of_a_cluster_is_claimed(tmp_path: Path):
+    # GIVEN a reader's keys on one node and the writer's on another
+    items = cache_aside(write="app2:img")
+    at_reader = [item for item in items if (item.key if hasattr(item, "event") else item.args[1]).startswith("app:")]
+    at_writer = [item for item in items if item not in at_reader]
+    nodes = [
+        Stretch(items=at_reader, start_ms=-1, end_ms=9000, node="one:1"),
+        Stretch(items=at_writer, start_ms=-1, end_ms=9000, node="two:1"),
+    ]
+    diagnosis = diagnose(case_of_stretches(tmp_path / "c", nodes))
+    assert diagnosis.misses.set_index("cause")["count"].to_dict() == {"key_prefix": 120, "cold_start": 30}
+    assert diagnosis.to_dict()["case"]["nodes"] == 2
+
+
+def test_gaps_are_in_the_json(tmp_path: Path):
+    found = diagnose(case_of_stretches(tmp_path / "c", warm_then(5), gaps=GAP)).to_dict()
+    jsonschema.validate(found, SCHEMA)
+    assert [gap["reason"] for gap in found["case"]["gaps"]] == ["the connection was lost"]
+
+
+def test_the_age_of_a_value_written_before_a_gap_is_not_judged(tmp_path: Path):
+    # GIVEN values of 300 ms before a gap, whose expiry is heard after it, far later
+    keys = [f"img:{n}" for n in range(40)]
+    written = [item for n, key in enumerate(keys) for item in (event("set", key), line(n, "SET", key, "v", "PX", "300"))]
+    gone = [
+        item for n, key in enumerate(keys) for item in (event("expired", key), event("keymiss", key), line(9000 + n, "GET", key))
+    ]
+    stretches = [Stretch(items=written, start_ms=-1, end_ms=100), Stretch(items=gone, start_ms=8000, end_ms=20_000)]
+    diagnosis = diagnose(case_of_stretches(tmp_path / "c", stretches, gaps=[(100, 8000, "lost")]))
+    assert "ttl_unit" not in {finding.cause for finding in diagnosis.findings}

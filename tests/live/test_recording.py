@@ -19,6 +19,7 @@ from coldcache.case import open_case
 from coldcache.errors import CaseExistsError, ColdcacheError, ProcessNotFoundError, ServerRefusedError, ServerUnreachableError
 from coldcache.lab.server import lab_server
 from coldcache.record.recorder import Progress, RecordOptions, record
+from coldcache.record.server import ACL_LINE
 from coldcache.replay.ledger import miss_ledger
 
 pytestmark = pytest.mark.live
@@ -164,6 +165,7 @@ def test_the_rights_the_readme_grants_are_enough_and_fewer_are_refused_with_the_
     # GIVEN a user with exactly the rights that the README grants
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     granted = next(entry for entry in readme.splitlines() if entry.startswith("ACL SETUSER coldcache"))
+    assert granted == ACL_LINE
     client = redis.Redis.from_url(server_url, protocol=2)
     client.execute_command(*granted.split(), "on", ">sesame")
     url = server_url.replace("redis://", "redis://coldcache:sesame@")
@@ -215,9 +217,13 @@ def test_a_server_that_dies_leaves_what_was_recorded_and_a_gap(tmp_path: Path):
         pid = client.info("server")["process_id"]
 
         def watch(progress: Progress) -> None:
-            client.get("k") if progress.elapsed_s < 2.5 else os.kill(pid, signal.SIGKILL)
+            if progress.elapsed_s < 2.5:
+                client.get("k")
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
-        case = record(RecordOptions(url=url, out=tmp_path / "case", seconds=20), watch)
+        case = record(RecordOptions(url=url, out=tmp_path / "case", seconds=5), watch)
         client.close()
     # THEN the case is readable, reconciles up to the last sample, and says what happened
     assert case.gaps

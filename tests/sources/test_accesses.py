@@ -55,7 +55,7 @@ def test_own_lines_are_left_out_and_info_lines_mark_the_window():
     builder, rows = built(line(0, "INFO", client="own"), line(1, "PING"), line(2, "CONFIG", "GET", "*", client="own"))
     assert rows["command"].tolist() == ["PING"]
     assert rows["key"].isna().all()
-    assert builder.info_marks == [(1, START_US)]
+    assert builder.info_marks == [(1, START_US, 0)]
     assert builder.counts.own_lines == 2
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from coldcache.sources.monitor import Damaged, KeyEvent, MonitorLine, escape, parse_line, read_stream, split_arguments, unescape
+from coldcache.sources.monitor import Damaged, KeyEvent, MonitorLine, StreamReader, escape, parse_line, split_arguments, unescape
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,17 +60,17 @@ def test_a_key_with_line_ends_cannot_forge_a_line():
         b"+OK\r\n" + bulk(b"pmessage", b"__keyevent@*__:*", b"__keyevent@3__:expired", evil) + b'+2.000000 [0 a:1] "GET" "k"\r\n'
     )
     # WHEN read
-    items = list(read_stream(io.BytesIO(stream)))
+    items = list(StreamReader(io.BytesIO(stream)))
     # THEN there is one event and one line
     assert items == [KeyEvent(3, "expired", escape(evil)), MonitorLine(2_000_000, 0, "a:1", ["GET", "k"])]
 
 
 def test_what_the_end_cuts_off_is_left_out_and_what_is_damaged_is_kept():
     stream = b'+1.000000 [0 a:1] "GET" "k"\r\n+garbage\r\n+2.000000 [0 a:1] "GE'
-    assert list(read_stream(io.BytesIO(stream))) == [MonitorLine(1_000_000, 0, "a:1", ["GET", "k"]), Damaged(b"+garbage")]
+    assert list(StreamReader(io.BytesIO(stream))) == [MonitorLine(1_000_000, 0, "a:1", ["GET", "k"]), Damaged(b"+garbage")]
 
 
 @given(st.binary(max_size=300))
 def test_no_bytes_crash_the_reader(data: bytes):
-    for item in read_stream(io.BytesIO(data)):
+    for item in StreamReader(io.BytesIO(data)):
         assert isinstance(item, MonitorLine | KeyEvent | Damaged)

@@ -13,7 +13,7 @@ from coldcache.causes import integrity, key_states, keys, memory, payloads, ttl
 from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Finding, Investigation, NotTestable, RuledOut
 from coldcache.memory.survivors import Survivors
 from coldcache.memory.trends import Trend, trend, unexplained_growth
-from coldcache.replay.ledger import Ledger
+from coldcache.replay.ledger import EXACT, MONITOR, Ledger
 from coldcache.showing import SelfShowing
 
 SCHEMA_VERSION = 1
@@ -30,6 +30,9 @@ _CHECKS: tuple[Check, ...] = (
 _NO_CHECK_YET = "a later version of coldcache: this one has no check for it"
 # RSS minus heap may widen by so much before it is called unexplained.
 _GAP_BYTES = 16 << 20
+_COMMANDS_ONLY = (
+    "This recording holds commands only, so which reads missed is not known: record again with coldcache record --mode exact."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -40,7 +43,8 @@ class Diagnosis(SelfShowing):
     ----------
     verdict : ``healthy``, ``faulty`` or ``insufficient_evidence``
     findings : the causes, what matters most first
-    misses : pandas.DataFrame, one row per cause: ``cause``, ``count``, ``share``; sums to all misses
+    misses : pandas.DataFrame, one row per cause: ``cause``, ``count``, ``share``; sums to all misses,
+        empty where they are not known
     miss_causes : array over the ledger's reads: the miss's cause, None for a hit
     """
 
@@ -61,17 +65,30 @@ class Diagnosis(SelfShowing):
     @property
     def headline(self) -> str:
         """The answer in one sentence."""
+        if self.findings and self.ledger.mode == MONITOR:
+            return f"{self.findings[0].summary} {_COMMANDS_ONLY}"
         if self.findings:
             return self.findings[0].summary
         if self.verdict == HEALTHY:
-            cold = int(self.misses.loc[self.misses["cause"].eq(key_states.COLD_START), "count"].sum())
             return (
-                f"The cache works: hit rate {self.ledger.hit_rate:.1%}, and {cold:,} of the {self.ledger.misses:,} misses "
-                "are first reads of a key, which no repair can avoid."
+                f"The cache works: hit rate {self.ledger.hit_rate:.1%}, and {self._missed(key_states.COLD_START):,} of the "
+                f"{self.ledger.misses:,} misses are first reads of a key, which no repair can avoid."
             )
-        if self.ledger.total:
+        if self.ledger.total == 0:
+            return "There are no reads in this recording, so nothing can be said about the cache."
+        if self.ledger.mode == MONITOR:
+            return _COMMANDS_ONLY
+        if self.ledger.hits == 0:
             return "No read of this recording hit, and no cause stands out: record longer, or a busier hour."
-        return "There are no reads in this recording, so nothing can be said about the cache."
+        if self.ledger.hits is None:
+            return "Only misses were recorded, without INFO, so the hit rate is not known: record with --mode exact."
+        return (
+            f"{self._missed(key_states.UNJUDGED):,} of the {self.ledger.misses:,} misses cannot be judged: a gap, or the end of "
+            "the recording, hides what became of their keys. Record longer, without gaps."
+        )
+
+    def _missed(self, cause: str) -> int:
+        return int(self.misses.loc[self.misses["cause"].eq(cause), "count"].sum())
 
     @property
     def alert(self) -> bool:
@@ -80,7 +97,7 @@ class Diagnosis(SelfShowing):
 
     def predicted_hit_rate(self, finding: Finding) -> float | None:
         """Return the hit rate were that finding alone repaired: its misses become hits."""
-        if not self.ledger.total or finding.memory_bytes:
+        if not self.ledger.total or self.ledger.hits is None or finding.memory_bytes:
             return None
         weights = self.ledger.reads["lookups"].to_numpy()
         return (self.ledger.hits + int(weights[finding.claims].sum())) / self.ledger.total
@@ -94,7 +111,7 @@ class Diagnosis(SelfShowing):
                 "path": case.shown_as,
                 "start": iso(case.start),
                 "end": iso(case.end),
-                "nodes": len(case.meta["servers"]),
+                "nodes": max(1, len({epoch["node"] for epoch in case.epochs})),
                 "commands": commands_recorded(case),
                 "gaps": case.gaps,
             },
@@ -106,7 +123,7 @@ class Diagnosis(SelfShowing):
                 "basis": ledger.basis,
                 "hit_rate": _round(ledger.hit_rate),
                 "hit_rate_low": _round(ledger.hit_rate),
-                "hit_rate_high": _round((ledger.hits + ledger.unknown) / ledger.total if ledger.total else None),
+                "hit_rate_high": _round(_highest(ledger)),
                 "effective_hit_rate": _round(ledger.effective_hit_rate),
                 "info_hits": ledger.info_hits,
                 "info_misses": ledger.info_misses,
@@ -131,8 +148,8 @@ class Diagnosis(SelfShowing):
             "cause": finding.cause,
             "verdict": finding.verdict,
             "confidence": _round(min(1.0, max(0.0, finding.confidence))),
-            "share_of_misses": _round(count / self.ledger.misses if self.ledger.misses else 0.0),
-            "misses": count,
+            "share_of_misses": _round(self.share_of_misses(count)),
+            "misses": None if self.ledger.misses is None else count,
             "families": list(finding.families),
             "edit": finding.edit,
             "summary": finding.summary,
@@ -144,6 +161,10 @@ class Diagnosis(SelfShowing):
                 "p95_ms": None,
             },
         }
+
+    def share_of_misses(self, count: int) -> float | None:
+        """Return `count` misses as a share of all, 0 to 1; None where the misses are not known."""
+        return None if self.ledger.misses is None else count / max(1, self.ledger.misses)
 
     def _memory_dict(self) -> dict[str, Any]:
         unknown = {"start": None, "end": None, "slope_per_s": None}
@@ -174,7 +195,8 @@ class Diagnosis(SelfShowing):
     def __str__(self) -> str:
         lines = [f"Verdict: {self.verdict.replace('_', ' ')}", f"  {self.headline}"]
         for rank, (finding, count) in enumerate(zip(self.findings, self.attributed, strict=True), start=1):
-            lines.append(f"{rank}. {finding.cause} ({finding.verdict}), {count:,} of {self.ledger.misses:,} misses")
+            misses = "misses unknown" if self.ledger.misses is None else f"{count:,} of {self.ledger.misses:,} misses"
+            lines.append(f"{rank}. {finding.cause} ({finding.verdict}), {misses}")
             if finding.edit:
                 lines.append(f"     edit       {finding.edit}")
             lines.append(f"     fix        {finding.fix.text}")
@@ -199,9 +221,16 @@ class Diagnosis(SelfShowing):
 
 
 def commands_recorded(case: Case) -> int:
-    """Return how many commands the case holds: a command with several keys counts once."""
-    arg = case.accesses["arg"]
-    return int((arg.isna() | arg.eq(0)).sum())
+    """Return how many commands the case holds: a command with several keys counts once, an event not at all."""
+    accesses = case.accesses
+    return int(((accesses["arg"].isna() | accesses["arg"].eq(0)) & accesses["command"].notna()).sum())
+
+
+def _highest(ledger: Ledger) -> float | None:
+    """Return the hit rate were every look-up of unknown outcome a hit."""
+    if ledger.mode != EXACT or ledger.hits is None or not ledger.total:
+        return ledger.hit_rate
+    return (ledger.hits + ledger.unknown) / ledger.total
 
 
 def _round(number: float | None, digits: int = 4) -> float | None:
@@ -231,25 +260,33 @@ def diagnose(case: Case) -> Diagnosis:
     outcomes += key_states.ruled_out(investigation, baseline, unclaimed, decided)
     findings = sorted(_one_per_cause(findings), key=_importance, reverse=True)
     counts = attribute(ledger.reads, investigation.is_miss, findings, baseline)
-    info, process = investigation.info, case.table("process")
+    info, process = investigation.info, case.own_process
+    found = {finding.cause for finding in findings}
     return Diagnosis(
         case=case,
         ledger=ledger,
-        verdict=_verdict(ledger, findings),
+        verdict=_verdict(ledger, findings, counts),
         findings=tuple(findings),
         attributed=tuple(_attributed(finding, findings, counts, ledger.reads) for finding in findings),
-        misses=_miss_table(counts, ledger.misses),
+        misses=_miss_table(counts, ledger.misses or 0),
         miss_causes=_labels(investigation.is_miss, findings, baseline),
         ruled_out=tuple(outcome for outcome in outcomes if isinstance(outcome, RuledOut)),
         not_testable=(
-            *(outcome for outcome in outcomes if isinstance(outcome, NotTestable)),
+            *(outcome for outcome in outcomes if isinstance(outcome, NotTestable) and outcome.cause not in found),
             *_unchecked(outcomes, findings),
         ),
         survivors=investigation.survivors,
-        redis_memory=trend(info["t"], info["used_memory"]),
+        redis_memory=_redis_trend(info),
         rss=trend(process["t"], process["rss_bytes"]),
         gap_bytes=unexplained_growth(case.table("heap_snapshots")),
     )
+
+
+def _redis_trend(info: pd.DataFrame) -> Trend | None:
+    """Return the trend of the memory of all nodes together, from the moment each was sampled."""
+    by_node = info.pivot_table(index="t", columns="node", values="used_memory", observed=True).ffill().dropna()
+    whole = by_node.sum(axis=1)
+    return trend(whole.index.to_series(), whole)
 
 
 def _one_per_cause(findings: list[Finding]) -> list[Finding]:
@@ -319,12 +356,14 @@ def _labels(is_miss: np.ndarray, findings: list[Finding], baseline: np.ndarray) 
     return labels
 
 
-def _verdict(ledger: Ledger, findings: list[Finding]) -> str:
-    if any(finding.cause == "incomplete_capture" for finding in findings) or not ledger.total:
+def _verdict(ledger: Ledger, findings: list[Finding], counts: dict[str, int]) -> str:
+    incomplete = any(finding.cause == "incomplete_capture" for finding in findings)
+    if incomplete or not ledger.total:
         return FAULTY if any(finding.memory_bytes for finding in findings) else INSUFFICIENT
     if any(finding.verdict == CONFIRMED for finding in findings):
         return FAULTY
-    return INSUFFICIENT if findings or not ledger.hits else HEALTHY
+    unjudged = key_states.noticeable(counts.get(key_states.UNJUDGED, 0), key_states.reads_known(ledger))
+    return INSUFFICIENT if findings or unjudged or not ledger.hits else HEALTHY
 
 
 def _unchecked(outcomes: list[Any], findings: list[Finding]) -> list[NotTestable]:

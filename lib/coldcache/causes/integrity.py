@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from coldcache.causes.outcomes import SUSPECTED, Evidence, Finding, Fix, Investigation, NotTestable, Outcome, RuledOut, percent
+import pandas as pd
+
+from coldcache.case import Case
+from coldcache.causes.outcomes import (
+    RECORD_EXACT,
+    SUSPECTED,
+    Evidence,
+    Finding,
+    Fix,
+    Investigation,
+    NotTestable,
+    Outcome,
+    RuledOut,
+    percent,
+)
+from coldcache.replay.ledger import EVENTS, counter_rise
 
 _FEW_PERCENT = 0.02
+_MOSTLY_GAPS = 0.5
 
 
 def check_capture(investigation: Investigation) -> list[Outcome]:
-    """Compare the recorded look-ups with INFO's counters."""
+    """Compare the recorded look-ups with INFO's counters, and what was recorded with its gaps."""
     ledger, case = investigation.ledger, investigation.case
-    if ledger.residual is None:
+    if ledger.residual is None or ledger.info_hits is None or ledger.info_misses is None:
         return [NotTestable("incomplete_capture", "two INFO samples: coldcache record --seconds 10")]
-    counted = (ledger.info_hits or 0) + (ledger.info_misses or 0)
+    counted = ledger.info_misses if ledger.mode == EVENTS else ledger.info_hits + ledger.info_misses
     share = ledger.residual / max(1, counted)
-    if share <= _FEW_PERCENT and not case.gaps:
-        return [
-            RuledOut("incomplete_capture", f"recorded look-ups equal INFO's count (residual {ledger.residual} of {counted:,})")
-        ]
-    reasons = "; ".join(str(gap["reason"]) for gap in case.gaps)
+    gap_s, gap_share = gap_seconds(case)
+    reasons = "; ".join(dict.fromkeys(str(gap["reason"]) for gap in case.gaps))
+    if share <= _FEW_PERCENT and gap_share <= _MOSTLY_GAPS:
+        what = "misses" if ledger.mode == EVENTS else "look-ups"
+        why = f"recorded {what} equal INFO's count (residual {ledger.residual} of {counted:,})"
+        gaps = f"; {len(case.gaps)} gap{'s' * (len(case.gaps) > 1)}, {gap_s:.1f} s, left out ({reasons})" if case.gaps else ""
+        return [RuledOut("incomplete_capture", why + gaps)]
+    if share <= _FEW_PERCENT:
+        return [_mostly_gaps(investigation, gap_s, gap_share, reasons)]
     return [
         Finding(
             cause="incomplete_capture",
@@ -35,15 +55,42 @@ def check_capture(investigation: Investigation) -> list[Outcome]:
     ]
 
 
+def gap_seconds(case: Case) -> tuple[float, float]:
+    """Return how long the gaps are, summed over the nodes, and their share of what there was to record."""
+    seconds = sum((pd.Timestamp(gap["end"]) - pd.Timestamp(gap["start"])).total_seconds() for gap in case.gaps)
+    nodes = len({epoch["node"] for epoch in case.epochs} | {gap["node"] for gap in case.gaps if gap.get("node")})
+    span = (case.end - case.start).total_seconds() * max(1, nodes)
+    return seconds, min(1.0, seconds / span) if span > 0 else 0.0
+
+
+def _mostly_gaps(investigation: Investigation, gap_s: float, gap_share: float, reasons: str) -> Finding:
+    return Finding(
+        cause="incomplete_capture",
+        verdict=SUSPECTED,
+        confidence=gap_share,
+        claims=investigation.no_claims(),
+        summary=(
+            f"The recording has gaps for {percent(gap_share)} of its time ({gap_s:.1f} s: {reasons}). What was recorded is "
+            "complete, but it may not stand for the rest."
+        ),
+        evidence=(Evidence("share of the time that fell into gaps", gap_share, 0.0),),
+        fix=Fix("incomplete_capture", "Record again, for a shorter time or at a quieter hour.", ""),
+    )
+
+
 def check_server_counters(investigation: Investigation) -> list[Outcome]:
     """Rule out what INFO's counters exclude."""
     outcomes: list[Outcome] = []
     evicted = investigation.counter_delta("evicted_keys")
     if evicted == 0:
         outcomes.append(RuledOut("eviction", "evicted_keys did not move (0)"))
-    restarted = "run_id" in investigation.info and investigation.info["run_id"].nunique() > 1
-    if not restarted and investigation.flushes.empty:
-        outcomes.append(RuledOut("flush", "no FLUSHALL or FLUSHDB in the recording, and the server did not restart"))
+    if _restarted(investigation.info):
+        outcomes.append(NotTestable("flush", "a recording that begins after the restart: what it did to the keys was not seen"))
+    elif investigation.flushes.empty:
+        if investigation.ledger.mode == EVENTS:
+            outcomes.append(NotTestable("flush", f"the commands, for no event tells of a flush. Record {RECORD_EXACT}"))
+        else:
+            outcomes.append(RuledOut("flush", "no FLUSHALL or FLUSHDB in the recording, and the server did not restart"))
     if (rejected := _refused(investigation)) is not None:
         if rejected == 0:
             outcomes.append(RuledOut("write_rejected", "rejected_calls did not move for any write command"))
@@ -52,14 +99,20 @@ def check_server_counters(investigation: Investigation) -> list[Outcome]:
                 NotTestable("write_rejected", f"{rejected:,} calls were rejected; which, errorstats of the case may tell")
             )
     writes = investigation.ledger.writes
-    if not (writes["outcome"].eq("refused") & writes["ttl_form"].notna() & writes["condition"].isna()).any():
+    if not investigation.exact:
+        outcomes.append(NotTestable("ttl_zero", f"writes and whether they were stored. Record {RECORD_EXACT}"))
+    elif not (writes["outcome"].eq("refused") & writes["ttl_form"].notna() & writes["condition"].isna()).any():
         outcomes.append(RuledOut("ttl_zero", "every SET with an expiry was stored"))
     return outcomes
 
 
 def _refused(investigation: Investigation) -> int | None:
+    """Return how many calls the server rejected in the recorded epochs; None without two samples of one."""
     stats = investigation.case.table("commandstats")
-    if stats["t"].nunique() < 2:
-        return None
-    ends = stats.sort_values("t").groupby("t", observed=True)["rejected_calls"].sum()
-    return int(ends.iloc[-1] - ends.iloc[0])
+    samples = stats.groupby(["epoch", "t"], as_index=False, observed=True)["rejected_calls"].sum()
+    return counter_rise(samples.assign(seq=range(len(samples))), "rejected_calls")
+
+
+def _restarted(info: pd.DataFrame) -> bool:
+    """Whether a node's run id changed."""
+    return "run_id" in info and bool(info.groupby("node", observed=True)["run_id"].nunique().gt(1).any())

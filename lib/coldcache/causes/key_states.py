@@ -10,9 +10,23 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from coldcache.causes.outcomes import SUSPECTED, Evidence, Finding, Fix, Investigation, RuledOut, percent
+from coldcache.causes.outcomes import (
+    RECORD_EXACT,
+    SUSPECTED,
+    Evidence,
+    Finding,
+    Fix,
+    Investigation,
+    NotTestable,
+    Outcome,
+    RuledOut,
+    percent,
+)
+from coldcache.replay.ledger import EXACT, MONITOR, Ledger
 
 COLD_START = "cold_start"
+# A miss whose reason fell into a gap, or whose fill may have come after the end.
+UNJUDGED = "incomplete_capture"
 _BY_STATE = {"expired": "ttl_short", "evicted": "eviction", "deleted": "invalidation_storm", "flushed": "flush"}
 _NEVER_FILLED = "set_skipped"
 _NOTICEABLE = 0.05  # share of all reads
@@ -41,24 +55,36 @@ def baseline_causes(reads: pd.DataFrame, *, filled_elsewhere: set[str]) -> np.nd
     """Return the cause that each read's key state points to, were it an unclaimed miss.
 
     A miss of a family whose values were found under another name is cold when it is unclaimed:
-    its value was not there yet either.
+    its value was not there yet either. A miss of a key whose state is not known, or that ends too
+    late in its epoch to tell whether a fill came, is the recording's fault, not the application's.
     """
     state = reads["key_state"].astype("str")
     cause = state.map(_BY_STATE).astype("object")
     cold = reads["first_touch"] | (reads["in_flight"] & reads["fill_ms"].notna()) | reads["family"].isin(filled_elsewhere)
     never = state.isna() | ~state.isin(_BY_STATE)
     cause = cause.mask(never, _NEVER_FILLED)
+    cause = cause.mask(never & (state.isna() | ~reads["fill_known"]), UNJUDGED)
     return cause.mask(never & cold, COLD_START).to_numpy(dtype=object)
+
+
+def reads_known(ledger: Ledger) -> int:
+    """Return the reads that a count of misses is a share of: in ``events`` mode INFO's hits belong to them."""
+    return len(ledger.reads) if ledger.mode == EXACT else ledger.total or len(ledger.reads)
+
+
+def noticeable(misses: int, reads: int) -> bool:
+    """Whether so many misses of all reads matter."""
+    return misses >= _LEAST_MISSES and misses >= _NOTICEABLE * reads
 
 
 def suspects(investigation: Investigation, causes: np.ndarray, unclaimed: np.ndarray) -> list[Finding]:
     """Return a suspected finding for every key state behind a noticeable share of the reads."""
-    reads = investigation.ledger.reads
+    reads, total = investigation.ledger.reads, reads_known(investigation.ledger)
     findings = []
     for cause, (what, advice) in _SAYINGS.items():
         claims = unclaimed & (causes == cause)
         count = int(claims.sum())
-        if count < _LEAST_MISSES or count < _NOTICEABLE * len(reads):
+        if not noticeable(count, total):
             continue
         families = reads.loc[claims, "family"].value_counts().index[:5]
         findings.append(
@@ -68,7 +94,7 @@ def suspects(investigation: Investigation, causes: np.ndarray, unclaimed: np.nda
                 confidence=0.5,
                 claims=claims,
                 families=tuple({"reads": str(name), "writes": str(name)} for name in families),
-                summary=f"{percent(count / len(reads))} of the reads are misses {what}, most in {families[0]}.",
+                summary=f"{percent(count / total)} of the reads are misses {what}, most in {families[0]}.",
                 evidence=(Evidence(f"misses {what}", count),),
                 fix=Fix(cause, advice, ""),
             )
@@ -76,11 +102,19 @@ def suspects(investigation: Investigation, causes: np.ndarray, unclaimed: np.nda
     return findings
 
 
-def ruled_out(investigation: Investigation, causes: np.ndarray, unclaimed: np.ndarray, decided: set[str]) -> list[RuledOut]:
-    """Return the key states behind so few reads that they explain nothing, but for causes decided already."""
-    reads = len(investigation.ledger.reads)
+def ruled_out(investigation: Investigation, causes: np.ndarray, unclaimed: np.ndarray, decided: set[str]) -> list[Outcome]:
+    """Return the key states behind so few reads that they explain nothing, but for causes decided already.
+
+    Where many misses have no known reason, or no read has a known outcome, nothing is ruled out.
+    """
+    reads = reads_known(investigation.ledger)
+    left = [(cause, what) for cause, (what, _) in _SAYINGS.items() if cause not in decided and reads]
+    if investigation.ledger.mode == MONITOR:
+        return [NotTestable(cause, f"the outcome of each read. Record {RECORD_EXACT}") for cause, _ in left]
+    if noticeable(unjudged := int((unclaimed & (causes == UNJUDGED)).sum()), reads):
+        needs = f"a longer recording without gaps: what became of the keys of {unjudged:,} misses is not known"
+        return [NotTestable(cause, needs) for cause, _ in left]
     return [
         RuledOut(cause, f"{int((unclaimed & (causes == cause)).sum()):,} of {reads:,} reads were misses {what}")
-        for cause, (what, _) in _SAYINGS.items()
-        if cause not in decided and reads
+        for cause, what in left
     ]

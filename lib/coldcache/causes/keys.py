@@ -22,6 +22,7 @@ from coldcache.causes.outcomes import (
 )
 from coldcache.keys.families import VARIABLE, variable_parts
 from coldcache.keys.mismatch import ABSENT, MismatchedPair, mismatched_pairs
+from coldcache.replay.ledger import EXACT, MONITOR
 from coldcache.replay.lifetimes import alive
 
 _LEAST_READS = 20  # fewer reads of a family prove nothing
@@ -39,8 +40,8 @@ def check_key_mismatch(investigation: Investigation) -> list[Outcome]:
     """Look for families that are read under one name and written under another."""
     ledger = investigation.ledger
     written = ledger.writes[ledger.writes["outcome"].ne("refused")]
-    misses = investigation.is_miss.astype(float)
-    miss_rate = pd.Series(misses, index=ledger.reads.index).groupby(ledger.reads["family"].to_numpy()).mean()
+    candidates = _may_have_missed(investigation)
+    miss_rate = pd.Series(candidates.astype(float)).groupby(ledger.reads["family"].to_numpy()).mean()
     pairs = [
         pair
         for pair in mismatched_pairs(ledger.reads, written)
@@ -52,13 +53,17 @@ def check_key_mismatch(investigation: Investigation) -> list[Outcome]:
     by_edit: dict[tuple[str, str], list[MismatchedPair]] = defaultdict(list)
     for pair in pairs:
         by_edit[_cause(pair), pair.edit].append(pair)
-    found_all = [_finding(investigation, cause, edit, group) for (cause, edit), group in by_edit.items()]
-    # A pair whose repair would win nothing explains no miss.
-    outcomes: list[Outcome] = [finding for finding in found_all if finding.claims.any()]
+    found_all = [_finding(investigation, cause, edit, group, candidates) for (cause, edit), group in by_edit.items()]
+    outcomes: list[Outcome] = [finding for finding in found_all if finding is not None]
     found = {outcome.cause for outcome in outcomes}
     why = "no family is read under one name and written under another"
     outcomes += [RuledOut(cause, why) for cause in ("key_prefix", "key_naming", "key_version") if cause not in found]
     return outcomes
+
+
+def _may_have_missed(investigation: Investigation) -> np.ndarray:
+    """Return the reads that missed; where commands alone were recorded, all of them may have."""
+    return investigation.is_miss | (investigation.ledger.mode == MONITOR)
 
 
 def _alike(written: str, read: str) -> bool:
@@ -85,36 +90,46 @@ def _cause(pair: MismatchedPair) -> str:
     return "key_prefix" if pair.leading else "key_naming"
 
 
-def _finding(investigation: Investigation, cause: str, edit: str, pairs: list[MismatchedPair]) -> Finding:
-    reads = investigation.ledger.reads
-    claims = np.zeros(len(reads), dtype=bool)
+def _finding(
+    investigation: Investigation, cause: str, edit: str, pairs: list[MismatchedPair], candidates: np.ndarray
+) -> Finding | None:
+    """Return the finding of one edit, None where its repair would win nothing and so explains no miss."""
+    reads, mode = investigation.ledger.reads, investigation.ledger.mode
+    found = np.zeros(len(reads), dtype=bool)
     for pair in pairs:
-        claims |= _would_have_hit(investigation, pair)
+        found |= _would_have_hit(investigation, pair, candidates)
+    if not found.any():
+        return None
     in_families = reads["family"].isin([pair.reads for pair in pairs]).to_numpy()
-    misses = int((in_families & investigation.is_miss).sum())
+    asked, won = int((in_families & candidates).sum()), int(found.sum())
     written, read = edit.split(" -> ")
     weakest = min(pairs, key=agreement)
+    what = "reads" if mode == MONITOR else "misses"
+    counted = f"{won:,} of the {asked:,} recorded {what} of {_names(pairs)} would have found their value under the other name."
+    if mode == EXACT:
+        counted = (
+            f"{percent(asked / max(1, int(in_families.sum())))} of the reads of {_names(pairs)} miss, "
+            f"and {won:,} of these {asked:,} misses would have found their value under the other name."
+        )
+    hits = (Evidence("reads of these families that hit", int(in_families.sum()) - asked),) if mode == EXACT else ()
     return Finding(
         cause=cause,
-        # Two families of unlike names may be two things that an application reads and writes by design.
-        verdict=CONFIRMED if cause == "key_prefix" and _alike(written, read) else SUSPECTED,
+        # Two families of unlike names may be two things that an application reads and writes by design;
+        # and where no read is known to miss, nothing may be wrong at all.
+        verdict=CONFIRMED if cause == "key_prefix" and mode != MONITOR and _alike(written, read) else SUSPECTED,
         confidence=agreement(weakest),
-        claims=claims,
+        claims=found & investigation.is_miss,
         families=tuple({"reads": pair.reads, "writes": pair.writes} for pair in pairs),
         edit=edit,
-        summary=(
-            f"The cache is written under {written} and read under {read}: "
-            f"{percent(misses / max(1, int(in_families.sum())))} of the reads of {_names(pairs)} miss, "
-            f"and {int(claims.sum()):,} of these {misses:,} misses would have found their value under the other name."
-        ),
+        summary=f"The cache is written under {written} and read under {read}: {counted}",
         evidence=(
             Evidence(
                 "share of written ids read under the other name just before; control: writes shifted in time",
                 weakest.joined_share,
                 weakest.control_share,
             ),
-            Evidence("misses whose value was alive under the other name", int(claims.sum())),
-            Evidence("reads of these families that hit", int(in_families.sum()) - misses),
+            Evidence(f"{what} whose value was alive under the other name", won),
+            *hits,
         ),
         fix=Fix(
             cause,
@@ -129,15 +144,15 @@ def _names(pairs: list[MismatchedPair]) -> str:
     return " and ".join(pair.reads for pair in pairs[:3]) + (" and others" if len(pairs) > 3 else "")
 
 
-def _would_have_hit(investigation: Investigation, pair: MismatchedPair) -> np.ndarray:
-    """Find the misses of the read family whose counterpart under the written name was alive."""
+def _would_have_hit(investigation: Investigation, pair: MismatchedPair, candidates: np.ndarray) -> np.ndarray:
+    """Find the `candidates` of the read family whose counterpart under the written name was alive."""
     ledger = investigation.ledger
-    chosen = ledger.reads["family"].eq(pair.reads).to_numpy() & investigation.is_miss
-    asked = ledger.reads.loc[chosen, ["db", "key", "seq", "t"]]
+    chosen = ledger.reads["family"].eq(pair.reads).to_numpy() & candidates
+    asked = ledger.reads.loc[chosen, ["db", "key", "epoch", "seq", "t"]]
     asked = asked.assign(key=asked["key"].map(lambda key: _counterpart(key, pair)).astype("str"))
-    claims = np.zeros(len(ledger.reads), dtype=bool)
-    claims[np.flatnonzero(chosen)] = alive(ledger.writes, investigation.key_events, investigation.flushes, asked).to_numpy()
-    return claims
+    found = np.zeros(len(ledger.reads), dtype=bool)
+    found[np.flatnonzero(chosen)] = alive(ledger, investigation.key_events, investigation.flushes, asked).to_numpy()
+    return found
 
 
 def _counterpart(key: str, pair: MismatchedPair) -> str:

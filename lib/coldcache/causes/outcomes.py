@@ -13,9 +13,10 @@ import pandas as pd
 from coldcache.case import Case
 from coldcache.commands import FLUSHES
 from coldcache.memory.survivors import Survivors, heap_survivors
-from coldcache.replay.ledger import Ledger, miss_ledger
+from coldcache.replay.ledger import EXACT, Ledger, counter_rise, miss_ledger
 
 CONFIRMED, SUSPECTED = "confirmed", "suspected"
+RECORD_EXACT = "commands and key events together: coldcache record --mode exact"
 
 # The vocabulary of causes: fixed ids.
 CAUSES = (
@@ -129,14 +130,19 @@ class Investigation:
 
     @cached_property
     def flushes(self) -> pd.DataFrame:
-        """FLUSHALL and FLUSHDB lines: ``seq``, ``db``, ``command``."""
-        accesses = self.case.accesses[["seq", "db", "command"]]
+        """FLUSHALL and FLUSHDB lines: ``epoch``, ``seq``, ``t``, ``db``, ``command``."""
+        accesses = self.case.accesses[["epoch", "seq", "t", "db", "command"]]
         return accesses[accesses["command"].astype("str").isin(FLUSHES)]
 
     @cached_property
     def survivors(self) -> Survivors:
         """Bytes of the process that were never freed."""
         return heap_survivors(self.case, self.ledger)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the outcome of every counted read is known."""
+        return self.ledger.mode == EXACT
 
     @cached_property
     def is_miss(self) -> np.ndarray:
@@ -148,10 +154,8 @@ class Investigation:
         return np.zeros(len(self.ledger.reads), dtype=bool)
 
     def counter_delta(self, counter: str) -> int | None:
-        """Return by how much one of INFO's counters rose; None where INFO lacks it."""
-        if counter not in self.info or len(self.info) < 2:
-            return None
-        return int(self.info[counter].iloc[-1] - self.info[counter].iloc[0])
+        """Return by how much one of INFO's counters rose while it was recorded; None where INFO lacks it."""
+        return counter_rise(self.info, counter)
 
 
 Check = Callable[[Investigation], list[Outcome]]

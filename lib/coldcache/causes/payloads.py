@@ -6,6 +6,7 @@ import pandas as pd
 
 from coldcache.causes.outcomes import (
     CONFIRMED,
+    RECORD_EXACT,
     SUSPECTED,
     Evidence,
     Finding,
@@ -39,6 +40,9 @@ _WAYS_OUT = {
 
 def check_unused_hits(investigation: Investigation) -> list[Outcome]:
     """Look for hits that are followed by a rewrite of the same key: the value did not help."""
+    if not investigation.exact:
+        needs = f"single hits and the values written. Record {RECORD_EXACT}"
+        return [NotTestable("serialization", needs), NotTestable("hit_unused", needs)]
     reads = investigation.ledger.reads
     hits = reads[reads["outcome"].eq("hit")]
     if len(hits) < _LEAST_HITS:

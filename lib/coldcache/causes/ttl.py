@@ -7,7 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from coldcache.causes.outcomes import CONFIRMED, Evidence, Finding, Fix, Investigation, Outcome, RuledOut, percent
+from coldcache.causes.outcomes import (
+    CONFIRMED,
+    RECORD_EXACT,
+    Evidence,
+    Finding,
+    Fix,
+    Investigation,
+    NotTestable,
+    Outcome,
+    RuledOut,
+    percent,
+)
 from coldcache.replay.lifetimes import last_writes
 
 _IN_MILLISECONDS = {"PX": "EX", "PSETEX": "SETEX", "PEXPIRE": "EXPIRE"}
@@ -29,17 +40,21 @@ class _Suspect:
 
 def check_ttl_unit(investigation: Investigation) -> list[Outcome]:
     """Look for times to live in milliseconds that are round in seconds, and expire far too early."""
+    if not investigation.exact:
+        return [NotTestable("ttl_unit", f"the times to live that were asked for. Record {RECORD_EXACT}")]
     reads = investigation.ledger.reads
     expired = reads["key_state"].astype("str").eq("expired").to_numpy() & investigation.is_miss
     if not expired.any():
         return [RuledOut("ttl_unit", "no read missed because its key had expired"), _short_ruled_out()]
-    asked = reads.loc[expired, ["db", "key", "seq", "t", "family"]]
+    asked = reads.loc[expired, ["db", "key", "epoch", "seq", "t", "family"]]
     before = last_writes(investigation.ledger.writes, asked)
+    # Of a key written before a gap, neither the age nor the time to live is known.
+    before = before.mask(before["write_epoch"].ne(asked["epoch"]))
     age_ms = (asked["t"] - before["write_t"]) / pd.Timedelta(1, "ms")
     suspects = [
         suspect
         for family, rows in asked.groupby("family", observed=True)
-        if (suspect := _suspect(investigation, str(family), age_ms.loc[rows.index])) is not None
+        if (suspect := _suspect(investigation, str(family), age_ms.loc[rows.index].dropna())) is not None
     ]
     if not suspects:
         return [RuledOut("ttl_unit", "no time to live that reads expired under is round in the other unit")]

@@ -37,16 +37,22 @@ def misses_by_cause(misses: pd.DataFrame) -> go.Figure:
 
 
 def families(by_family: pd.DataFrame) -> go.Figure:
-    """Draw each family's reads, split into used hits, unused hits and misses (``Ledger.by_family``)."""
+    """Draw each family's reads, split into used hits, unused hits and misses (``Ledger.by_family``).
+
+    Where the outcomes are not known, the recorded reads alone.
+    """
     if by_family.empty:
         return note("There are no reads in this recording.")
     names = [safe(name) for name in by_family["family"]]
     reads = by_family["reads"]
-    parts = (
+    rated = not by_family["hit_rate"].isna().all()
+    parts = [
         ("hit and used", by_family["effective_hit_rate"] * reads, GOOD),
         ("hit, value not used", (by_family["hit_rate"] - by_family["effective_hit_rate"]) * reads, UNUSED),
         ("miss", (1 - by_family["hit_rate"]) * reads, NEUTRAL),
-    )
+    ]
+    if not rated:
+        parts = [("recorded, hits not known", reads, NEUTRAL)]
     figure = go.Figure(
         [
             go.Bar(
@@ -58,10 +64,15 @@ def families(by_family: pd.DataFrame) -> go.Figure:
     )  # fmt: skip
     for name, rate, count in zip(names, by_family["hit_rate"], reads, strict=True):
         figure.add_annotation(
-            x=count, y=name, text=f" {rate:.1%} hit", xanchor="left", showarrow=False, font={"color": MUTED, "size": 12}
+            x=count,
+            y=name,
+            text=f" {rate:.1%} hit" if rated else f" {count:,}",
+            xanchor="left",
+            showarrow=False,
+            font={"color": MUTED, "size": 12},
         )
     figure.update_layout(
-        title="What the reads of each key family got",
+        title="What the reads of each key family got" if rated else "What was recorded of each key family's reads",
         barmode="stack",
         height=150 + _ROW_PX * max(2, len(by_family)),
         xaxis={"title": "reads"},

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from coldcache.figures.theme import ACCENT, BAD, CAUSE_COLOURS, GOOD, INK, MUTED, SECOND, THIRD, safe
+from coldcache.figures.theme import ACCENT, BAD, CAUSE_COLOURS, GOOD, INK, MUTED, NEUTRAL, SECOND, THIRD, safe
 from coldcache.timeline import SERIES, Timeline
 
 _PANELS = ("Hit rate", "Misses per second, by cause", "Redis memory", "Process memory")
@@ -17,7 +17,7 @@ def timeline(joined: Timeline) -> go.Figure:
     """Draw a joined timeline.
 
     All traces share the bottom axis: only then does the hover box list every panel. Change
-    points are dotted lines through all panels.
+    points are dotted lines through all panels, gaps of the recording grey bands.
     """
     figure = make_subplots(
         rows=4, cols=1, shared_xaxes=True, vertical_spacing=0.07, subplot_titles=_PANELS, row_heights=[3, 3, 2, 2]
@@ -41,6 +41,15 @@ def timeline(joined: Timeline) -> go.Figure:
     _line(figure, 4, x, bins["rss_bytes"] / _MB, "process RSS", SECOND, ".1f", unit=" MB")
     _line(figure, 4, x, bins["heap_bytes"] / _MB, "process heap", THIRD, ".1f", unit=" MB")
     figure.update_traces(xaxis="x4")
+    for gap in joined.gaps.to_dict("records"):
+        figure.add_shape(
+            type="rect", xref="x4", yref="paper", x0=gap["start"], x1=gap["end"], y0=0, y1=1, layer="below",
+            fillcolor=NEUTRAL, opacity=0.25, line_width=0,
+        )  # fmt: skip
+        figure.add_annotation(
+            xref="x4", yref="paper", x=gap["start"], y=1, yanchor="top", xanchor="left", showarrow=False,
+            text=f"not recorded: {safe(gap['reason'])}", font={"size": 11, "color": MUTED},
+        )  # fmt: skip
     for change in joined.changes.to_dict("records"):
         figure.add_shape(
             type="line", xref="x4", yref="paper", x0=change["t"], x1=change["t"], y0=0, y1=1,

@@ -56,6 +56,7 @@ def mismatched_pairs(reads: pd.DataFrame, writes: pd.DataFrame) -> list[Mismatch
         Every read-only family with the write-only family that fits best, most reads first.
         Nothing is claimed yet: the shares say how good the fit is.
     """
+    clock = np.sort(np.concatenate([_seconds(reads["t"]), _seconds(writes["t"])]))
     read_families = reads["family"].value_counts()
     write_families = writes["family"].value_counts()
     only_read = [name for name in read_families.index if not _shares_keys(reads, writes, name)]
@@ -65,7 +66,7 @@ def mismatched_pairs(reads: pd.DataFrame, writes: pd.DataFrame) -> list[Mismatch
         candidates = []
         for write_family in only_written:
             if (edit := template_edit(write_family, read_family)) is not None:
-                joined, control = _joined_shares(reads, writes, read_family, write_family)
+                joined, control = _joined_shares(reads, writes, read_family, write_family, clock)
                 candidates.append(MismatchedPair(read_family, write_family, edit[0], edit[1], joined, control))
         if candidates:
             pairs.append(max(candidates, key=_fit))
@@ -120,7 +121,8 @@ def _levels(template: str) -> list[str]:
     return levels
 
 
-def _joined_shares(reads: pd.DataFrame, writes: pd.DataFrame, read: str, written: str) -> tuple[float, float]:
+def _joined_shares(reads: pd.DataFrame, writes: pd.DataFrame, read: str, written: str, clock: np.ndarray) -> tuple[float, float]:
+    """Return the share of writes joined to a read, and its control; `clock`: times of all accesses, sorted."""
     r, w = reads[reads["family"] == read], writes[writes["family"] == written]
     read_ids = r["key"].map(lambda key: "\0".join(variable_parts(key, read)))
     write_ids = w["key"].map(lambda key: "\0".join(variable_parts(key, written)))
@@ -130,21 +132,33 @@ def _joined_shares(reads: pd.DataFrame, writes: pd.DataFrame, read: str, written
     span = max(read_s.max(), write_s.max()) - origin
     times = {name: np.sort(group.to_numpy()) for name, group in pd.Series(read_s - origin).groupby(read_ids.to_numpy())}
 
-    def lags(at: np.ndarray) -> np.ndarray:
+    def lags(ids: np.ndarray, at: np.ndarray) -> np.ndarray:
         """Return the time since the id's last read, for every write; infinite where there was none."""
         found = np.full(len(at), np.inf)
-        for number, (name, when) in enumerate(zip(write_ids, at, strict=True)):
+        for number, (name, when) in enumerate(zip(ids, at, strict=True)):
             seen = times.get(name)
             if seen is not None and (last := np.searchsorted(seen, when, side="right") - 1) >= 0:
                 found[number] = when - seen[last]
         return found
 
     write_at = write_s - origin
-    joined = lags(write_at)
+    joined = lags(write_ids.to_numpy(), write_at)
     near = joined[joined <= _LONGEST_JOIN_S]
     window = np.clip(_LAGS * np.median(near), _SHORTEST_JOIN_S, _LONGEST_JOIN_S) if len(near) else _LONGEST_JOIN_S
-    controls = [(lags((write_at + shift) % span) <= window).mean() for shift in _SHIFTS_S] if span > 0 else [0.0]
-    return float((joined <= window).mean()), float(np.mean(controls))
+    controls = []
+    for shift in _SHIFTS_S if span > 0 else ():
+        shifted = (write_at + shift) % span
+        # A write shifted into a gap or a silent night meets no read: it says nothing of chance.
+        heard = ~_in_silence(origin + shifted, clock)
+        if heard.any():
+            controls.append((lags(write_ids.to_numpy()[heard], shifted[heard]) <= window).mean())
+    return float((joined <= window).mean()), float(np.mean(controls)) if controls else 0.0
+
+
+def _in_silence(at: np.ndarray, clock: np.ndarray) -> np.ndarray:
+    """Return which moments fall between two accesses that lie further apart than a join may reach."""
+    after = np.clip(np.searchsorted(clock, at, side="right"), 1, len(clock) - 1)
+    return clock[after] - clock[after - 1] > _LONGEST_JOIN_S
 
 
 def _seconds(t: pd.Series) -> np.ndarray:

@@ -54,8 +54,8 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def lab_server(binary: str | None = None, *options: str) -> Iterator[str]:
-    """Run a server on loopback, on a free port, in a temporary folder; yield its URL.
+def lab_server(binary: str | None = None, *options: str, port: int | None = None) -> Iterator[str]:
+    """Run a server on loopback, in a temporary folder; yield its URL.
 
     Parameters
     ----------
@@ -63,6 +63,8 @@ def lab_server(binary: str | None = None, *options: str) -> Iterator[str]:
         The program; :func:`server_binary` chooses by default.
     *options : str
         Further command-line options of the server, like ``--maxmemory 10mb``.
+    port : int, optional
+        A free one by default.
 
     Raises
     ------
@@ -71,7 +73,7 @@ def lab_server(binary: str | None = None, *options: str) -> Iterator[str]:
     """
     program = binary or server_binary()
     with tempfile.TemporaryDirectory(prefix="coldcache-lab-") as folder:
-        port = _free_port()
+        port = port or _free_port()
         log = Path(folder) / "server.log"
         command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
         with log.open("wb") as output:

@@ -26,6 +26,7 @@ _FLAT = 0.9  # a leak's survival share in every tenth; measured .98
 _GONE = 0.1  # what a bounded cache keeps of its old tenths, a warm-up of its second half; measured 0
 _WINDOWS = (20, 60)  # fewest and most of the fit; 20 still allow p = 0.05
 _LEAST_WINDOW_S = 0.25  # several times the processing lag
+_SLACK_S = 0.5  # between the first or last INFO sample and the edge of the profile
 _BOOTSTRAPS = 300
 _P_LIMIT = 0.05
 
@@ -136,14 +137,27 @@ def heap_survivors(case: Case, ledger: Ledger) -> Survivors:
     misses = ledger.reads.loc[ledger.reads["outcome"].eq("miss"), "t"]
     began = case.on_server_clock(snapshots["t"].iloc[:1]).iloc[0]
     miss_s = ((misses - began) / pd.Timedelta(1, "s")).to_numpy()
+    recorded = [
+        ((ledger.windows.loc[rows.index, ["start", "end"]] - began) / pd.Timedelta(1, "s")).to_numpy()
+        for _, rows in ledger.windows.groupby("node")
+    ]
     frames = stacks.set_index("stack_id")["frames"]
     sites = tuple(
-        _growth_site(name, intervals[intervals["site"].eq(name)], frames, float(seconds[-1]), total, miss_s) for name in large
+        _growth_site(name, intervals[intervals["site"].eq(name)], frames, float(seconds[-1]), total, miss_s, recorded)
+        for name in large
     )
     return Survivors(recorded=True, sites=sites, size_bytes=total, seconds=float(seconds[-1]))
 
 
-def _growth_site(name: str, rows: pd.DataFrame, frames: pd.Series, span_s: float, total: int, miss_s: np.ndarray) -> GrowthSite:
+def _growth_site(
+    name: str,
+    rows: pd.DataFrame,
+    frames: pd.Series,
+    span_s: float,
+    total: int,
+    miss_s: np.ndarray,
+    recorded: list[np.ndarray],
+) -> GrowthSite:
     edges = np.linspace(0, span_s, TENTHS + 1)
     alive = rows[rows["alive"]]
     kept, _ = np.histogram(alive["born_s"], bins=edges, weights=alive["size_bytes"])
@@ -151,7 +165,7 @@ def _growth_site(name: str, rows: pd.DataFrame, frames: pd.Series, span_s: float
     survival = np.divide(kept, born, out=np.full(TENTHS, np.nan), where=born > 0)
     judged = alive[alive["born_s"].between(_WARM_UP * span_s, (1 - _TAIL) * span_s)]
     rate = float(judged["size_bytes"].sum() / ((1 - _TAIL - _WARM_UP) * span_s))
-    fit = _bytes_per_miss(alive, miss_s, span_s)
+    fit = _bytes_per_miss(alive, miss_s, span_s, recorded)
     by_stack = alive.groupby("stack_id")["size_bytes"].sum()
     largest = by_stack.sort_values(ascending=False, kind="stable").index[0]
     return GrowthSite(
@@ -204,21 +218,26 @@ class _Fit:
     p: float
 
 
-def _bytes_per_miss(alive: pd.DataFrame, miss_s: np.ndarray, span_s: float) -> _Fit | None:
+def _bytes_per_miss(alive: pd.DataFrame, miss_s: np.ndarray, span_s: float, recorded: list[np.ndarray]) -> _Fit | None:
     """Fit surviving bytes per window on misses; None where it does not beat shifted misses.
 
     NNLS on the misses of the same window, those of the window before, and an intercept: work
     that ends after its window's edge would otherwise pull the slope down. Moving-block bootstrap for the
-    interval, circular shifts of the misses for p: both keep each series' autocorrelation.
+    interval, circular shifts of the misses for p: both keep each series' autocorrelation. A window
+    whose misses were not all recorded is left out.
+
+    recorded : for every node, rows of start and end of what was recorded, in seconds like `miss_s`
     """
     judged_s = (1 - _TAIL - _WARM_UP) * span_s
     windows = int(np.clip(judged_s / _LEAST_WINDOW_S, *_WINDOWS))
     edges = _WARM_UP * span_s + np.arange(-1, windows + 1) * judged_s / windows
     grown, _ = np.histogram(alive["born_s"], bins=edges[1:], weights=alive["size_bytes"])
     misses, _ = np.histogram(miss_s, bins=edges)
-    if misses.sum() < 2 * windows or misses.std() == 0:
+    whole = _recorded_throughout(edges[:-2], edges[2:], recorded)
+    grown, now, before = grown[whole], misses[1:][whole].astype(float), misses[:-1][whole].astype(float)
+    windows = len(now)
+    if windows < _WINDOWS[0] or now.sum() < 2 * windows or now.std() == 0:
         return None
-    now, before = misses[1:].astype(float), misses[:-1].astype(float)
 
     def slope(rows: np.ndarray, shift: int = 0) -> float:
         columns = [np.roll(now, shift)[rows], np.roll(before, shift)[rows], np.ones(len(rows))]
@@ -236,3 +255,12 @@ def _bytes_per_miss(alive: pd.DataFrame, miss_s: np.ndarray, span_s: float) -> _
     slopes = [slope((draw[:, None] + np.arange(block)).ravel()) for draw in starts]
     low, high = np.percentile(slopes, [2.5, 97.5])
     return _Fit(fitted, (float(low), float(high)), float(p))
+
+
+def _recorded_throughout(starts: np.ndarray, ends: np.ndarray, recorded: list[np.ndarray]) -> np.ndarray:
+    """Return which spans lie within one recorded stretch of every node; all of them where there is no stretch."""
+    held = np.ones(len(starts), dtype=bool)
+    for stretches in recorded:
+        inside = (stretches[:, 0][:, None] <= starts + _SLACK_S) & (ends - _SLACK_S <= stretches[:, 1][:, None])
+        held &= inside.any(axis=0)
+    return held

@@ -1,1 +1,1 @@
-"""Live recording of a case: the socket, the samplers, and turning what they wrote into tables."""
+"""Live recording of a case: preflight, the socket, the guardian, the samplers, and turning what they wrote into tables."""

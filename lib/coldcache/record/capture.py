@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+import struct
+import sys
 import threading
 import time
 from pathlib import Path
 
+import redis
 from redis.connection import ConnectionInterface
 
 from coldcache.case import private_file
-from coldcache.errors import RecordingFailedError
+from coldcache.errors import RecordingFailedError, ServerRefusedError
+from coldcache.record.server import ACL_LINE, KEY_EVENTS
 
 _RECEIVE_BUFFER_BYTES = 8 << 20  # room for a pause of the reader at tens of MB/s
+_SO_RCVBUFFORCE = 33  # Linux, with CAP_NET_ADMIN: above net.core.rmem_max
 _CHUNK_BYTES = 1 << 20
 _HANDSHAKE_S = 10
+_STAMP_INTERVAL_S = 0.005
+_POLL_S = 0.5
+STAMP = struct.Struct("<Qq")  # bytes of the stream until then, wall clock of this machine in µs
+
+# What each mode asks for, in this order: in RESP2 MONITOR is refused once subscribed. Every mode
+# subscribes to something, for that moves the connection to the server's `pubsub` class, whose
+# output buffer is limited: a stalled plain MONITOR fills the server's memory (measured).
+_ASKS = {
+    "exact": (("MONITOR",), ("PSUBSCRIBE", KEY_EVENTS)),
+    "monitor": (("MONITOR",), ("SUBSCRIBE", "{channel}")),
+    "events": (("PSUBSCRIBE", KEY_EVENTS), ("SUBSCRIBE", "{channel}")),
+}
+CAPTURE_MODES = tuple(_ASKS)
 
 
 class StreamCapture:
     """Reads the monitoring connection and writes every byte to a file.
+
+    Beside the stream lies an index of `STAMP` records: when which byte had arrived, to 5 ms. It
+    dates key events, which carry no time, and the end of a recording that was cut off.
 
     Attributes
     ----------
@@ -28,50 +50,83 @@ class StreamCapture:
         Bytes written so far.
     lost : str or None
         Why the stream ended before it was asked to, if it did.
+    disk_full : bool
+        The stream ended because it could not be written.
     """
 
-    def __init__(self, connection: ConnectionInterface, sock: socket.socket, path: Path, end_mark: str) -> None:
+    def __init__(self, connection: ConnectionInterface, path: Path, *, mode: str, channel: str, end_mark: str) -> None:
         self.stream_bytes = 0
         self.lost: str | None = None
+        self.disk_full = False
+        self.path = path
+        self._mode = mode
+        self._channel = channel
         self._connection = connection
-        self._sock = sock
-        self._file = os.fdopen(private_file(path), "wb", buffering=0)
+        # redis-py offers no public way to the socket, and its own Monitor mis-splits arguments.
+        self._sock: socket.socket = connection._sock  # type: ignore[attr-defined]
+        self._file = private_file(path)
+        self._index = private_file(path.with_suffix(".idx"))
+        self._stamped = 0.0
+        self._told_bytes = 0
         self._end_mark = end_mark.encode()
         self._ended = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="coldcache-capture", daemon=True)
 
     def start(self) -> None:
-        """Send MONITOR and PSUBSCRIBE, wait until both are confirmed, then read in the background."""
-        with contextlib.suppress(OSError):  # a smaller buffer costs safety margin, not correctness
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-        self._connection.send_command("MONITOR")
-        self._connection.send_command("PSUBSCRIBE", "__keyevent@*__:*")
-        self._sock.settimeout(1.0)
+        """Ask for what the mode needs, wait until all is confirmed, then read in the background.
+
+        Raises
+        ------
+        ServerRefusedError
+            The server refuses; what to grant is said.
+        RecordingFailedError
+            It does not answer.
+        """
+        _widen(self._sock)
+        asks = [tuple(word.format(channel=self._channel) for word in ask) for ask in _ASKS[self._mode]]
+        self._sock.settimeout(_POLL_S)
         seen = b""
+        for ask in asks:
+            self._connection.send_command(*ask)
+        for ask in asks:
+            seen = self._confirmed(ask, seen)
+        self._write(seen)
+        self._thread.start()
+
+    def _confirmed(self, ask: tuple[str, ...], seen: bytes) -> bytes:
+        """Read until the server has confirmed a command; return everything read."""
+        name = ask[0]
+        wanted = b"+OK\r\n" if name == "MONITOR" else b"\n" + name.lower().encode() + b"\r\n"
         deadline = time.monotonic() + _HANDSHAKE_S
-        while b"+OK\r\n" not in seen or b"psubscribe\r\n" not in seen:
-            if time.monotonic() > deadline or b"\r\n-" in b"\r\n" + seen[:200]:
-                refusal = seen[:120].decode("latin-1").split("\r\n")[0].lstrip("-")
-                raise RecordingFailedError(
-                    f"The server did not start MONITOR with key events: {refusal or 'no answer'}. "
-                    "The user needs: +monitor +psubscribe &__keyevent@*__:*"
-                )
+        while wanted not in seen:
+            # After MONITOR a refusal may stand behind lines of others; it starts a line with a minus.
+            if (at := (b"\r\n" + seen).find(b"\r\n-")) >= 0 and b"\r\n" in seen[at:]:
+                refusal = seen[at:].split(b"\r\n")[0].decode("latin-1").lstrip("-")[:120]
+                if name == "SUBSCRIBE" and self._mode == "monitor":
+                    return seen[:at] + seen[at:].split(b"\r\n", 1)[1]  # costs the server's own limit, nothing else
+                raise ServerRefusedError(f"The server refuses {name}: {refusal}. This grants what is needed: {ACL_LINE}")
+            if time.monotonic() > deadline:
+                raise RecordingFailedError(f"The server did not answer {name} within {_HANDSHAKE_S} s. Try again.")
             try:
                 chunk = self._sock.recv(_CHUNK_BYTES)
             except TimeoutError:
                 continue
             if not chunk:
-                raise RecordingFailedError("The server closed the monitoring connection at once.")
+                raise redis.ConnectionError("closed by the server")
             seen += chunk
-        self._write(seen)
-        self._thread.start()
+        return seen
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[self._file.write(view) or 0 :]
-        self.stream_bytes += len(data)
+            written = os.write(self._file, view)
+            self.stream_bytes += written
+            view = view[written:]
+        now = time.monotonic()
+        if now - self._stamped >= _STAMP_INTERVAL_S:
+            self._stamped = now
+            os.write(self._index, STAMP.pack(self.stream_bytes, time.time_ns() // 1000))
 
     def _read(self) -> None:
         tail = b""
@@ -80,16 +135,21 @@ class StreamCapture:
                 try:
                     chunk = self._sock.recv(_CHUNK_BYTES)
                 except TimeoutError:
+                    self._stamped = 0.0  # the next bytes are news after a silence: date them exactly
                     continue
                 if not chunk:
-                    self.lost = "the server closed the monitoring connection"
+                    self.lost = "the server closed the connection"
                     break
                 self._write(chunk)
-                if self._end_mark in tail + chunk:
+                if self._end_mark in tail + chunk[: len(self._end_mark)] or self._end_mark in chunk:
                     break
                 tail = (tail + chunk)[-len(self._end_mark) :]
         except OSError as error:
-            self.lost = f"the stream broke: {error.strerror or type(error).__name__}"
+            self.disk_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "the disk is full" if self.disk_full else f"the connection broke ({error.strerror or type(error).__name__})"
+            self.lost = what
+        with contextlib.suppress(OSError):
+            os.write(self._index, STAMP.pack(self.stream_bytes, time.time_ns() // 1000))
         self._ended.set()
 
     @property
@@ -97,18 +157,50 @@ class StreamCapture:
         """Whether bytes can still arrive."""
         return not self._ended.is_set()
 
+    def take_new_bytes(self) -> int:
+        """Return how many bytes have come since the last call."""
+        told, self._told_bytes = self._told_bytes, self.stream_bytes
+        return self._told_bytes - told
+
+    def sync(self) -> None:
+        """Have what was written reach the disk: a power cut then loses nothing before it."""
+        with contextlib.suppress(OSError):
+            os.fdatasync(self._file) if hasattr(os, "fdatasync") else os.fsync(self._file)
+
     def finish(self, timeout_s: float = 30) -> None:
         """Wait until the end mark has arrived, then close; after `timeout_s` close all the same."""
-        if not self._ended.wait(timeout_s if self.lost is None else _HANDSHAKE_S):
+        if not self._ended.wait(timeout_s):
             self.lost = self.lost or f"the end of the stream did not arrive within {timeout_s:.0f} s"
         self.close()
 
     def close(self) -> None:
-        """Stop reading and close the socket and the file; safe to call twice."""
+        """Stop reading and close the socket and the files; safe to call twice."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(5)
-        self._connection.disconnect()
-        if not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
+        with contextlib.suppress(redis.RedisError, OSError):
+            self._connection.disconnect()
+        if self._file >= 0:
+            self.sync()
+            os.close(self._file)
+            os.close(self._index)
+            self._file = self._index = -1
+
+
+def _widen(sock: socket.socket) -> None:
+    """Widen the kernel's receive buffer: a smaller one costs safety margin, not correctness.
+
+    Setting it switches the kernel's own tuning off, which reaches 6 MB by default: so only where
+    more than that is granted.
+    """
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+            return
+        with contextlib.suppress(OSError, ValueError):
+            if int(Path("/proc/sys/net/core/rmem_max").read_text("ascii")) < _RECEIVE_BUFFER_BYTES // 2:
+                return
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)

@@ -1,8 +1,8 @@
 """The miss ledger: every read, its outcome, and the proof that the count is right.
 
-The reads between the first and the last INFO line in the stream must equal the difference of
-``keyspace_hits`` and ``keyspace_misses`` between these two samples. The residual is always
-stated; a number that does not reconcile is itself a finding.
+Within an epoch, the reads between the first and the last INFO line in the stream must equal the
+difference of ``keyspace_hits`` and ``keyspace_misses`` between these two samples. The residual is
+always stated; a number that does not reconcile is itself a finding.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import pandas as pd
 from coldcache.case import Case
 from coldcache.commands import STRING_WRITES
 from coldcache.keys.families import key_families
+from coldcache.replay.order import positions
 from coldcache.showing import SelfShowing
 
 # A write that follows a read of the same key within this time is taken to answer it. Ten times
 # the slowest backend of an image analyzer; the lab's takes 20 ms.
 FILL_WINDOW_S = 5.0
+EXACT, EVENTS, MONITOR = "exact", "events", "monitor"
+_COUNTERS = ["keyspace_hits", "keyspace_misses"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -28,94 +31,140 @@ class Ledger(SelfShowing):
 
     Attributes
     ----------
+    mode : ``exact``, ``events`` or ``monitor``
+        How the counted epochs were recorded: the exact ones where there are any, else those of key
+        events, else those of commands. Only ``exact`` knows the outcome of every read; in ``events``
+        the reads are the misses, hits are INFO's; in ``monitor`` no read has an outcome.
+    windows : pandas.DataFrame, one row per counted epoch, indexed by ``epoch``
+        ``node``; ``first``, ``last`` (seq) and ``start``, ``end`` (UTC) of what is counted: from the
+        epoch's first to its last INFO sample.
     reads : pandas.DataFrame, one row per look-up that INFO counts, in stream order
-        ``t``, ``seq``, ``db``, ``client``, ``command``, ``key``, ``family``, ``lookups``;
-        ``outcome`` hit or miss; ``key_state`` of a miss; ``fill_ms`` time to the write that
-        answered it, NaN without one; ``effective`` for a hit: not followed by a rewrite;
-        ``first_touch``: no earlier read of the key in the recording; ``in_flight``: a miss after
-        the key's first read and before its first write.
+        ``t``, ``seq``, ``epoch``, ``node``, ``db``, ``client``, ``command``, ``key``, ``family``,
+        ``lookups``; ``outcome`` hit or miss; ``key_state`` of a miss; ``fill_ms`` time to the write
+        that answered it, NaN without one; ``fill_known``: False where the epoch ended before a fill
+        could be missed; ``effective`` for a hit: not followed by a rewrite; ``first_touch``: no
+        earlier access of the key in the recording; ``in_flight``: a miss after the key's first read
+        and before its first write, both in its epoch.
     writes : pandas.DataFrame, one row per write of a key
-        ``t``, ``seq``, ``db``, ``key``, ``family``, ``outcome``, ``ttl_ms``, ``ttl_form``,
-        ``value_bytes``, ``value_digest``, ``value_format``, ``follows``: outcome of the read it
-        answers (``hit``, ``miss``), null where it answers none; ``same_value``: the key's write
-        before it in the recording stored the same bytes.
-    hits, misses : int
-        Look-ups between the first and the last INFO sample.
+        ``t``, ``seq``, ``epoch``, ``node``, ``db``, ``key``, ``family``, ``outcome``, ``ttl_ms``,
+        ``ttl_form``, ``value_bytes``, ``value_digest``, ``value_format``, ``follows``: outcome of the
+        read it answers (``hit``, ``miss``), null where it answers none; ``same_value``: the key's
+        write before it in the recording stored the same bytes.
+    hits, misses : int or None
+        Look-ups in the windows; None where the recording does not tell them.
+    unknown : int
+        Look-ups recorded whose outcome is not.
     info_hits, info_misses : int or None
-        Differences of INFO's counters between these samples; None without an INFO series.
+        Differences of INFO's counters over the same windows; None without an INFO series.
+    uncounted : int or None
+        Look-ups that INFO counted outside the windows: in other epochs, and over gaps that the
+        server's counters survived. None without an INFO series.
     """
 
     shown_as: str
-    basis: str
+    mode: str
+    windows: pd.DataFrame
     reads: pd.DataFrame
     writes: pd.DataFrame
-    hits: int
-    misses: int
+    hits: int | None
+    misses: int | None
     unknown: int
     info_hits: int | None
     info_misses: int | None
+    uncounted: int | None
 
     @property
-    def total(self) -> int:
-        """All look-ups of the window."""
-        return self.hits + self.misses + self.unknown
+    def basis(self) -> str:
+        """Where the hit rate comes from: ``exact``, from key events for every read, or ``info``."""
+        return "exact" if self.mode == EXACT else "info"
+
+    @property
+    def total(self) -> int | None:
+        """All look-ups of the windows; None where hits are not known."""
+        if self.hits is None and self.misses is not None:
+            return None
+        return (self.hits or 0) + (self.misses or 0) + self.unknown
 
     @property
     def hit_rate(self) -> float | None:
         """Hits / reads, 0 to 1; None without reads."""
-        return self.hits / self.total if self.total else None
+        hits, total = self.hits, self.total
+        if self.mode == MONITOR and self.info_hits is not None and self.info_misses is not None:
+            hits, total = self.info_hits, self.info_hits + self.info_misses
+        return hits / total if total and hits is not None else None
 
     @property
     def effective_hit_rate(self) -> float | None:
-        """Hits whose value was used / reads; None without reads."""
-        if not self.total:
+        """Hits whose value was used / reads; None without reads, and where single hits are not seen."""
+        if not self.total or self.hits is None or self.mode != EXACT:
             return None
         useless = self.reads.loc[self.reads["outcome"].eq("hit") & ~self.reads["effective"], "lookups"].sum()
         return (self.hits - int(useless)) / self.total
 
     @property
     def residual(self) -> int | None:
-        """How many look-ups differ from INFO's count, hits and misses together; None without INFO."""
+        """How many look-ups differ from INFO's count, None without INFO.
+
+        Hits and misses together; in ``events`` the misses, in ``monitor`` the sum of the two.
+        """
         if self.info_hits is None or self.info_misses is None:
             return None
-        return abs(self.info_hits - self.hits) + abs(self.info_misses - self.misses)
+        if self.mode == MONITOR:
+            return abs(self.info_hits + self.info_misses - (self.total or 0))
+        return abs(self.info_hits - (self.hits or 0)) + abs(self.info_misses - (self.misses or 0))
 
     def __str__(self) -> str:
-        if not self.total:
-            return f"Miss ledger of {self.shown_as}: no reads"
-        lines = [
-            f"Miss ledger of {self.shown_as}: {self.total:,} reads, {self.basis} basis",
-            f"  hits      {self.hits:>10,}   INFO {_count(self.info_hits)}",
-            f"  misses    {self.misses:>10,}   INFO {_count(self.info_misses)}",
-            f"  residual  {_count(self.residual):>10}",
-            f"  hit rate            {self.hit_rate:7.1%}",
-            f"  effective hit rate  {self.effective_hit_rate:7.1%}",
-        ]
-        if self.unknown:
-            lines.append(f"  caveat    {self.unknown:,} look-ups of OBJECT, whose outcome no event tells")
+        if self.total == 0:
+            lines = [f"Miss ledger of {self.shown_as}: no reads"]
+        else:
+            lines = [
+                f"Miss ledger of {self.shown_as}: {_count(self.total)} reads, {self.basis} basis",
+                f"  hits      {_count(self.hits):>10}   INFO {_count(self.info_hits)}",
+                f"  misses    {_count(self.misses):>10}   INFO {_count(self.info_misses)}",
+                f"  residual  {_count(self.residual):>10}",
+                f"  hit rate            {_rate(self.hit_rate)}",
+                f"  effective hit rate  {_rate(self.effective_hit_rate)}",
+            ]
+            if self.unknown and self.mode == EXACT:
+                lines.append(f"  caveat    {self.unknown:,} look-ups of OBJECT, whose outcome no event tells")
+            if self.mode == EVENTS:
+                lines.append("  caveat    only misses were recorded: the hits are INFO's count")
+            if self.mode == MONITOR:
+                lines.append("  caveat    only commands were recorded: which reads hit is not known, the hit rate is INFO's")
+        if self.uncounted:
+            lines.append(
+                f"  caveat    {self.uncounted:,} look-ups fell into gaps or events-only stretches: "
+                "INFO counted them, the ledger does not hold them"
+            )
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"<Ledger {self.shown_as}: {self.hits} hits, {self.misses} misses, residual {self.residual}>"
+        return f"<Ledger {self.shown_as}: {_count(self.hits)} hits, {_count(self.misses)} misses, residual {self.residual}>"
 
     def by_family(self) -> pd.DataFrame:
         """Return one row per key family, most reads first: ``reads``, ``hit_rate``,
         ``effective_hit_rate``, ``filled_share`` of its misses, ``median_fill_ms``.
+
+        ``reads`` are the recorded ones, in ``events`` mode the misses; the rates are NaN unless
+        every read's outcome is known. Misses whose fill the recording may have missed do not count
+        in ``filled_share``.
         """
+        miss = self.reads["outcome"].eq("miss")
         reads = self.reads.assign(
             hit=self.reads["outcome"].eq("hit"),
-            miss=self.reads["outcome"].eq("miss"),
+            judged=miss & self.reads["fill_known"],
             useful=self.reads["outcome"].eq("hit") & self.reads["effective"],
-            filled=self.reads["outcome"].eq("miss") & self.reads["fill_ms"].notna(),
+            filled=miss & self.reads["fill_ms"].notna(),
         )
-        sums = reads.groupby("family", observed=True)[["hit", "miss", "useful", "filled"]].sum()
+        sums = reads.groupby("family", observed=True)[["hit", "judged", "useful", "filled"]].sum()
         count = reads.groupby("family", observed=True).size()
+        known = count if self.mode == EXACT else count * np.nan
         table = pd.DataFrame(
             {
                 "reads": count,
-                "hit_rate": sums["hit"] / count,
-                "effective_hit_rate": sums["useful"] / count,
-                "filled_share": (sums["filled"] / sums["miss"]).where(sums["miss"] > 0),
+                "hit_rate": sums["hit"] / known,
+                "effective_hit_rate": sums["useful"] / known,
+                "filled_share": (sums["filled"] / sums["judged"]).where(sums["judged"] > 0),
                 "median_fill_ms": reads[reads["filled"]].groupby("family", observed=True)["fill_ms"].median(),
             }
         )
@@ -126,6 +175,10 @@ def _count(number: int | None) -> str:
     return "unknown" if number is None else f"{number:,}"
 
 
+def _rate(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:7.1%}"
+
+
 def miss_ledger(case: Case) -> Ledger:
     """Build the ledger of a case.
 
@@ -133,63 +186,109 @@ def miss_ledger(case: Case) -> Ledger:
     """
     accesses = case.accesses
     info = case.table("info")
-    if len(info) >= 2:
-        window = accesses["seq"].between(info["seq"].iloc[0], info["seq"].iloc[-1])
-        accesses = accesses[window]
+    mode, windows = _windows(case, info)
+    # Reads of the other epochs are paired too: what they touched is no first touch later.
+    counted = accesses["epoch"].isin(windows.index)
+    inside = accesses["seq"].between(accesses["epoch"].map(windows["first"]), accesses["epoch"].map(windows["last"]))
+    accesses = accesses[inside | ~counted]
     keyed = accesses[accesses["key"].notna()]
     families = key_families(keyed["key"])
     keyed = keyed.assign(family=keyed["key"].map(families).astype("str"))
 
-    reads = keyed[keyed["lookups"] > 0]
-    writes = keyed[keyed["op"].eq("write")]
-    reads, writes = _pair_reads_with_writes(reads, writes)
+    ends = accesses.groupby("epoch")["t"].max()
+    ends.update(windows["end"])
+    reads, writes = _pair_reads_with_writes(keyed[keyed["lookups"] > 0], keyed[keyed["op"].eq("write")], ends)
+    reads, writes = (frame[frame["epoch"].isin(windows.index)].reset_index(drop=True) for frame in (reads, writes))
     weights = reads["lookups"].to_numpy()
     outcome = reads["outcome"].astype("str").fillna("unknown")
+    counters = info[info["epoch"].isin(windows.index)]
+    info_hits, info_misses = (counter_rise(counters, counter) for counter in _COUNTERS)
+    seen_hits, misses = (int(weights[outcome.eq(kind)].sum()) for kind in ("hit", "miss"))
     return Ledger(
         shown_as=case.shown_as,
-        basis=case.basis,
+        mode=mode,
+        windows=windows,
         reads=reads,
         writes=writes,
-        hits=int(weights[outcome.eq("hit")].sum()),
-        misses=int(weights[outcome.eq("miss")].sum()),
+        hits={EXACT: seen_hits, EVENTS: info_hits}.get(mode),
+        misses=None if mode == MONITOR else misses,
         unknown=int(weights[~outcome.isin(["hit", "miss"])].sum()),
-        info_hits=_delta(info, "keyspace_hits"),
-        info_misses=_delta(info, "keyspace_misses"),
+        info_hits=info_hits,
+        info_misses=info_misses,
+        uncounted=_uncounted(info, windows.index),
     )
 
 
-def _delta(info: pd.DataFrame, counter: str) -> int | None:
-    return int(info[counter].iloc[-1] - info[counter].iloc[0]) if len(info) >= 2 else None
+def _windows(case: Case, info: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Return the best mode that was recorded and its windows: see ``Ledger.windows``.
+
+    An epoch with fewer than two INFO samples is not counted; if there is no other, it is, whole.
+    """
+    nodes = pd.Series({int(epoch["epoch"]): str(epoch["node"]) for epoch in case.epochs}, dtype="str")
+    for marks, least in ((info, 2), (case.accesses, 1)):
+        groups = marks.groupby("epoch")
+        windows = groups.agg(first=("seq", "min"), last=("seq", "max"), start=("t", "min"), end=("t", "max"))
+        windows = windows[groups.size() >= least]
+        windows = windows.assign(node=nodes.reindex(windows.index))
+        for mode in (EXACT, EVENTS, MONITOR):
+            if (found := windows.index.isin(case.epochs_of(mode))).any():
+                return mode, windows[found]
+    return EXACT, windows.head(0)
 
 
-_READ_COLUMNS = ["t", "seq", "db", "client", "command", "key", "family", "lookups", "outcome", "outcome_basis", "key_state"]
+def counter_rise(info: pd.DataFrame, counter: str) -> int | None:
+    """Return by how much one of INFO's counters rose within epochs, summed over them.
+
+    None where no epoch has two samples of it. A counter that fell (CONFIG RESETSTAT) began again at 0.
+    """
+    if counter not in info:
+        return None
+    values = info.sort_values("seq")[["epoch", counter]].dropna()
+    steps = values.groupby("epoch")[counter].diff()
+    if steps.notna().sum() == 0:
+        return None
+    return int(steps.where(~steps.lt(0), values[counter]).sum())
+
+
+def _uncounted(info: pd.DataFrame, counted: pd.Index) -> int | None:
+    """Return the look-ups between consecutive samples of a node that no counted epoch holds."""
+    if len(info) < 2:
+        return None
+    info = info.sort_values(["t", "seq"])
+    nodes = info.groupby("node", observed=True)
+    steps = nodes[_COUNTERS].diff()
+    within = info["epoch"].eq(nodes["epoch"].shift()) & info["epoch"].isin(counted)
+    continued = (steps >= 0).all(axis=1)
+    if "run_id" in info:
+        continued &= info["run_id"].eq(nodes["run_id"].shift())
+    return int(steps[continued & ~within].sum().sum())
+
+
+_READ_COLUMNS = [
+    "t", "seq", "epoch", "node", "db", "client", "command", "key", "family", "lookups", "outcome", "outcome_basis", "key_state",
+]  # fmt: skip
 _WRITE_COLUMNS = [
-    "t", "seq", "db", "client", "command", "key", "family", "lookups", "outcome", "ttl_ms", "ttl_form", "condition",
-    "value_bytes", "value_digest", "value_format",
+    "t", "seq", "epoch", "node", "db", "client", "command", "key", "family", "lookups", "outcome", "ttl_ms", "ttl_form",
+    "condition", "value_bytes", "value_digest", "value_format",
 ]  # fmt: skip
 
 
-def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pair every write with the latest unanswered miss of its key, else hit, within FILL_WINDOW_S.
+def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame, ends: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pair every write with the latest unanswered miss of its key, else hit, within FILL_WINDOW_S and its epoch.
 
     By key and time, not by connection: a pooled or multiplexed client makes the connection mean
-    nothing (measured accuracy 0.009).
+    nothing (measured accuracy 0.009). `ends`: time of each epoch's end.
     """
     reads = reads[_READ_COLUMNS].reset_index(drop=True)
     writes = writes[_WRITE_COLUMNS].reset_index(drop=True)
     count_reads = len(reads)
-    both = pd.concat(
-        [
-            pd.DataFrame({"db": frame["db"], "key": frame["key"], "seq": frame["seq"], "t": frame["t"], "write": is_write})
-            for frame, is_write in ((reads, False), (writes, True))
-        ],
-        ignore_index=True,
-    )
+    both = pd.concat([frame[["epoch", "db", "key", "t"]] for frame in (reads, writes)], ignore_index=True)
     stamps = both["t"].astype("int64").to_numpy()  # µs
+    is_write = np.arange(len(both)) >= count_reads
     # A read and a write of one command (GETSET, SET … GET): the look-up comes first.
-    order = np.lexsort((both["write"], both["seq"]))
-    groups = both[["db", "key"]].astype({"db": "int64"}).groupby(["db", "key"], sort=False).ngroup().to_numpy()
-    is_write = both["write"].to_numpy()
+    order = np.lexsort((is_write, np.concatenate(positions(reads, writes))))
+    keys = both.astype({"db": "int64"}).groupby(["db", "key"], sort=False).ngroup().to_numpy()
+    epochs = both["epoch"].to_numpy()
     is_miss = reads["outcome"].eq("miss").to_numpy()
     # GETSET and SET … GET read and write in one command: they answer no read. A refused write
     # changes nothing; only a write of the whole value makes the hit before it useless.
@@ -200,16 +299,19 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[
     first_touch = np.zeros(count_reads, dtype=bool)
     in_flight = np.zeros(count_reads, dtype=bool)
     follows: list[int] = [-1] * len(writes)
-    # Reads that no write has answered yet, by key: misses and hits apart. A write answers a miss
-    # first: of two workers that missed one key, the second's write may come after another's hit.
-    waiting: dict[int, tuple[list[int], list[int]]] = {}
-    written: set[int] = set()
+    # Reads that no write has answered yet, by key and epoch: misses and hits apart. A write answers a
+    # miss first: of two workers that missed one key, the second's write may come after another's hit.
+    waiting: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
+    written: set[tuple[int, int]] = set()
+    touched: dict[int, int] = {}  # key to the epoch of its first touch
     window_us = int(FILL_WINDOW_S * 1e6)
     for at in order:
-        group = int(groups[at])
+        key, epoch = int(keys[at]), int(epochs[at])
+        group = (key, epoch)
         if not is_write[at]:
-            first_touch[at] = group not in waiting
-            in_flight[at] = is_miss[at] and not first_touch[at] and group not in written
+            first_touch[at] = key not in touched
+            in_flight[at] = is_miss[at] and touched.get(key) == epoch and group not in written
+            touched.setdefault(key, epoch)
             waiting.setdefault(group, ([], []))[0 if is_miss[at] else 1].append(int(at))
             if not is_miss[at]:
                 written.add(group)  # it was there: a later miss is no longer the first filling
@@ -217,6 +319,7 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[
         written.add(group)
         if not answers[at - count_reads]:
             continue
+        touched.setdefault(key, epoch)
         stacks = waiting.setdefault(group, ([], []))
         for unanswered in stacks if overwrites[at - count_reads] else stacks[:1]:
             if unanswered and stamps[at] - stamps[unanswered[-1]] <= window_us:
@@ -226,8 +329,10 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[
                 break
             unanswered.clear()
     outcomes = reads["outcome"].astype("object").to_numpy()
+    watched_us = reads["epoch"].map(ends.astype("int64")).to_numpy() - stamps[:count_reads]
     reads = reads.assign(
         fill_ms=fill_ms,
+        fill_known=(watched_us >= window_us) | ~np.isnan(fill_ms),
         first_touch=first_touch,
         in_flight=in_flight,
         effective=reads["outcome"].eq("hit").to_numpy() & np.isnan(fill_ms),

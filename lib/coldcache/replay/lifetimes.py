@@ -5,60 +5,82 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from coldcache.replay.ledger import Ledger
+from coldcache.replay.order import positions
+
 
 def last_writes(writes: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each (db, key, seq) asked about, the last successful write before it.
+    """Return, for each (db, key) asked about, the last successful write before that place of the recording.
 
     Parameters
     ----------
     writes : pandas.DataFrame
-        A ledger's writes: ``db``, ``key``, ``seq``, ``t``, ``outcome``, ``ttl_ms``.
+        A ledger's writes: ``db``, ``key``, ``epoch``, ``seq``, ``t``, ``outcome``, ``ttl_ms``.
     asked : pandas.DataFrame
-        ``db``, ``key``, ``seq``; any index.
+        ``db``, ``key``, ``epoch``, ``seq``, ``t``; any index.
 
     Returns
     -------
     pandas.DataFrame, same index and order as `asked`
-        ``write_seq`` (null without a write), ``write_t``, ``ttl_ms``.
+        ``write_epoch``, ``write_seq`` (null without a write), ``write_t``, ``ttl_ms``. A write of an
+        earlier epoch may have been undone in the gap between.
     """
-    done = writes.loc[writes["outcome"].ne("refused"), ["db", "key", "seq", "t", "ttl_ms"]]
-    right = done.rename(columns={"t": "write_t"}).assign(write_seq=done["seq"].astype("float64"))
-    left = asked[["db", "key", "seq"]].assign(row=np.arange(len(asked)))
+    done = writes[writes["outcome"].ne("refused")]
+    written_at, asked_at = positions(done, asked)
+    right = pd.DataFrame(
+        {
+            "db": done["db"], "key": done["key"], "place": written_at, "write_epoch": done["epoch"].astype("float64"),
+            "write_seq": done["seq"].astype("float64"), "write_t": done["t"], "ttl_ms": done["ttl_ms"],
+        }
+    )  # fmt: skip
+    found = _last(right, asked, ["db", "key"], asked_at, before=True)
+    return found[["write_epoch", "write_seq", "write_t", "ttl_ms"]]
+
+
+def _last(events: pd.DataFrame, asked: pd.DataFrame, by: list[str], place: np.ndarray, *, before: bool = False) -> pd.DataFrame:
+    """Return the last of `events` (with ``place``) at or, with `before`, before each place asked about."""
+    left = asked[by].assign(place=place, row=np.arange(len(asked)))
     merged = pd.merge_asof(
-        left.sort_values("seq"), right.sort_values("seq"), on="seq", by=["db", "key"], allow_exact_matches=False
+        left.sort_values("place"), events.sort_values("place"), on="place", by=by, allow_exact_matches=not before
     )
-    found = merged.sort_values("row")[["write_seq", "write_t", "ttl_ms"]]
-    return found.set_index(asked.index)
+    return merged.sort_values("row").set_index(asked.index)
 
 
-def alive(writes: pd.DataFrame, removals: pd.DataFrame, flushes: pd.DataFrame, asked: pd.DataFrame) -> pd.Series:
-    """Return whether each (db, key) was present at its ``seq`` and ``t``.
+def alive(ledger: Ledger, removals: pd.DataFrame, flushes: pd.DataFrame, asked: pd.DataFrame) -> pd.Series:
+    """Return whether each (db, key) is known to have been present at its ``seq`` and ``t``.
+
+    A value counts as alive while the epoch that saw it written lasts: what became of it in a gap
+    is not known. Its key may live on another node than the key that was read instead.
 
     Parameters
     ----------
-    writes, asked :
-        As for :func:`last_writes`; `asked` also has ``t``.
+    ledger : Ledger
+        Its writes and windows.
+    asked : pandas.DataFrame
+        As for :func:`last_writes`.
     removals : pandas.DataFrame
         The case's ``key_events``: a removal with seq s came before the line of seq s.
     flushes : pandas.DataFrame
-        ``seq``, ``db``, ``command``: the FLUSHALL and FLUSHDB lines.
+        ``epoch``, ``seq``, ``t``, ``db``, ``command``: the FLUSHALL and FLUSHDB lines.
 
     Returns
     -------
     pandas.Series of bool, same index as `asked`
     """
-    found = last_writes(writes, asked)
-    gone = removals[["db", "key", "seq"]].assign(removed_seq=removals["seq"].astype("float64"))
-    left = asked[["db", "key", "seq"]].assign(row=np.arange(len(asked)))
-    merged = pd.merge_asof(left.sort_values("seq"), gone.sort_values("seq"), on="seq", by=["db", "key"])
-    removed = merged.sort_values("row")["removed_seq"].set_axis(asked.index)
-    age_ms = (asked["t"] - found["write_t"]).dt.total_seconds() * 1000
+    found = last_writes(ledger.writes, asked)
+    asked_at, gone_at, flushed_at = positions(asked, removals, flushes)
+    there = asked[["db", "key"]].assign(epoch=found["write_epoch"].fillna(-1).astype("int64"))
+
+    gone = removals[["db", "key", "epoch"]].astype({"epoch": "int64"}).assign(place=gone_at, removed_seq=removals["seq"])
+    removed = _last(gone, there, ["db", "key", "epoch"], asked_at)["removed_seq"]
     kept = removed.isna() | (removed <= found["write_seq"])
+
+    age_ms = (asked["t"] - found["write_t"]).dt.total_seconds() * 1000
     unexpired = found["ttl_ms"].isna() | (age_ms < found["ttl_ms"])
-    flushed = pd.Series(-1.0, index=asked.index)
-    for db in asked["db"].unique():
-        seqs = np.sort(flushes.loc[flushes["command"].eq("FLUSHALL") | flushes["db"].eq(db), "seq"].to_numpy())
-        mine = asked["db"].eq(db)
-        last = np.searchsorted(seqs, asked.loc[mine, "seq"].to_numpy()) - 1
-        flushed.loc[mine] = np.where(last >= 0, np.append(seqs, 0)[last], -1)
-    return found["write_seq"].notna() & kept & unexpired & (flushed < found["write_seq"])
+    recorded = there["epoch"].eq(asked["epoch"]) | (asked["t"] <= there["epoch"].map(ledger.windows["end"]))
+
+    unflushed = pd.Series(data=True, index=asked.index)
+    for flush, place in zip(flushes.to_dict("records"), flushed_at, strict=True):
+        hit = there["epoch"].eq(flush["epoch"]) & (flush["command"] == "FLUSHALL" or asked["db"].eq(flush["db"]))
+        unflushed &= ~(hit & (place < asked_at) & (flush["seq"] > found["write_seq"]))
+    return found["write_seq"].notna() & recorded & kept & unexpired & unflushed

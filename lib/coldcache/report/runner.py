@@ -15,8 +15,9 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from coldcache.case import Case, open_case
+from coldcache.case import Case
 from coldcache.errors import CaseExistsError, NotebookFailedError
+from coldcache.record.finish import open_case
 from coldcache.report.export import Section, write_report
 from coldcache.report.parameters import checked_parameters, notebook_names, notebook_path
 from coldcache.verdict import MIME

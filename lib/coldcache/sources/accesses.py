@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ import pandas as pd
 from coldcache import schema
 from coldcache.commands import FLUSHES, NO_KEYMISS_EVENT, STRING_WRITES, KeyUse, full_name, key_uses
 from coldcache.payloads import payload_format
-from coldcache.sources.monitor import Damaged, KeyEvent, MonitorLine, unescape
+from coldcache.sources.monitor import KeyEvent, Listening, Mark, MonitorLine, StreamItem, unescape
 
 # What a removal event says about the next miss of that key.
 _REMOVALS = {"expired": "expired", "evicted": "evicted", "del": "deleted", "rename_from": "deleted", "move_from": "deleted"}
@@ -73,6 +73,25 @@ def ttl_asked(name: str, args: list[str], stamp_us: int) -> TtlAsked:
     return TtlAsked(milliseconds if abs(milliseconds) < 2**62 else None, form)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochStart:
+    """How an epoch was recorded: what the builder must know to read its stream.
+
+    mode : ``exact``, ``monitor`` or ``events``
+    after_gap : something may have been lost since the node's epoch before: nothing is known of any key
+    own : addresses of our own connections as the server prints them: left out of every table
+    control : the one of them that sends INFO
+    mark : token of our ECHO before each INFO, on a unix socket, where all clients print alike
+    """
+
+    epoch: int = 0
+    mode: str = "exact"
+    after_gap: bool = False
+    own: frozenset[str] = frozenset()
+    control: str | None = None
+    mark: str | None = None
+
+
 class AccessBuilder:
     """Turns stream items into rows; keeps the last known state of every key.
 
@@ -81,30 +100,68 @@ class AccessBuilder:
     node : str
         The server, ``host:port``.
     own_clients : iterable of str
-        Addresses of our own connections as the server prints them: left out of every table.
+        Addresses of our own connections in the first epoch; INFO of any of them is a mark.
     digest_key : bytes
         Secret of this recording for the value digests; never stored.
+    first_seq : int
+        The position before the first item.
+
+    Attributes
+    ----------
+    info_marks : list of (seq, stamp_us, epoch)
+        The place of every INFO of ours in the stream.
+    epoch : int
+        Number put on the rows; may be changed in the middle, where a clock stepped.
+    seq : int
+        Position of the item that came last.
     """
 
-    def __init__(self, node: str, own_clients: Iterable[str], digest_key: bytes) -> None:
+    def __init__(self, node: str, own_clients: Iterable[str] = (), digest_key: bytes = b"", first_seq: int = 0) -> None:
         self.counts = StreamCounts()
-        self.info_marks: list[tuple[int, int]] = []  # (seq, stamp_us) of our own INFO lines
+        self.info_marks: list[tuple[int, int, int]] = []
+        self.epoch = 0
+        self.seq = first_seq
         self._node = node
-        self._own = frozenset(own_clients)
+        self._start = EpochStart(own=frozenset(own_clients))
         self._digest_key = digest_key
-        self._seq = 0
         self._pending: list[KeyEvent] = []
         self._gone: dict[tuple[int, str], str] = {}
+        self._since_start = True
         self._in_multi: set[str] = set()
         self._rows: list[tuple[Any, ...]] = []
         self._events: list[tuple[Any, ...]] = []
+        self._mark_step = ""  # of our marked block on a unix socket: what comes next
+        self._marked = True
+        self._listening = True
+        self._last_multi = -1
 
-    def feed(self, item: MonitorLine | KeyEvent | Damaged) -> None:
-        """Take the next item of the stream."""
+    def begin(self, start: EpochStart) -> None:
+        """Begin an epoch."""
+        if start.after_gap:
+            self._since_start = False
+            self._gone.clear()
+            self._in_multi.clear()
+        self._start = start
+        self.epoch = start.epoch
+        self._pending = []
+        self._marked = start.mark is None or start.mode == "events"
+        self._listening = start.mode != "exact"
+        self._mark_step = ""
+
+    def feed(self, item: StreamItem, arrival_us: int = 0) -> None:
+        """Take the next item of the stream; `arrival_us` dates events where there are no lines."""
         if isinstance(item, KeyEvent):
-            self._pending.append(item)
+            if self._start.mode == "events":
+                self._lone_event(item, arrival_us)
+            else:
+                self._pending.append(item)
         elif isinstance(item, MonitorLine):
             self._line(item)
+        elif isinstance(item, Mark):
+            self.seq += 1
+            self.info_marks.append((self.seq, arrival_us, self.epoch))
+        elif isinstance(item, Listening):
+            self._listening = True
         else:
             self.counts.damaged += 1
 
@@ -127,14 +184,14 @@ class AccessBuilder:
         return frame
 
     def _line(self, line: MonitorLine) -> None:
-        self._seq += 1
+        if not self._listening:
+            return  # without its key events a miss would pass for a hit
+        self.seq += 1
         self.counts.lines += 1
         name = full_name(line.args)
         misses = self._take_events(line)
-        if line.client in self._own:
+        if self._is_own(line, name):
             self.counts.own_lines += 1
-            if name == "INFO":
-                self.info_marks.append((self._seq, line.stamp_us))
             return
         verb = line.args[0].upper()
         if verb in FLUSHES:
@@ -143,11 +200,73 @@ class AccessBuilder:
                     self._gone[db_key] = "flushed"
         self._track_multi(line.client, verb)
         uses = key_uses(line.args)
+        if not self._marked:
+            return  # on a unix socket, what comes before our first mark may be our own
         if not uses:
             self._rows.append(self._row(line, name, None, None))
         for position, use in enumerate(uses):
             self._rows.append(self._row(line, name, position, use, misses))
         self.counts.orphan_keymisses += sum(misses.values())
+
+    def _is_own(self, line: MonitorLine, name: str) -> bool:
+        """Whether a line is of our own making; notes the place of our INFO lines."""
+        start = self._start
+        if start.mark is not None and line.client.startswith("unix:"):
+            return self._is_marked(line, name)
+        if line.client not in start.own:
+            return False
+        if name == "INFO" and line.client == (start.control or line.client):
+            self.info_marks.append((self.seq, line.stamp_us, self.epoch))
+        return True
+
+    def _is_marked(self, line: MonitorLine, name: str) -> bool:
+        """Recognise our block MULTI, ECHO mark, INFO, EXEC: a transaction stands together in the stream."""
+        if name == "ECHO" and line.args[-1] == self._start.mark:
+            if self._last_multi == self.seq - 1 and self._rows and self._marked:
+                self._rows.pop()  # our MULTI, taken for anybody's until now
+                self.counts.own_lines += 1
+            self._marked = True
+            self._mark_step = "INFO"
+            return True
+        if name == "MULTI":
+            self._last_multi = self.seq
+        if not self._mark_step or name != self._mark_step:
+            return False
+        if name == "INFO":
+            self.info_marks.append((self.seq, line.stamp_us, self.epoch))
+        else:
+            self._in_multi.discard(line.client)
+        self._mark_step = "EXEC" if name == "INFO" else ""
+        return True
+
+    def _lone_event(self, event: KeyEvent, arrival_us: int) -> None:
+        """Take an event that no line follows: a miss, a write, or the end of a value's life."""
+        self.seq += 1
+        self.counts.events += 1
+        self.counts.by_event[event.event] += 1
+        db_key = (event.db, event.key)
+        if event.event in _REMOVALS:
+            self._gone[db_key] = _REMOVALS[event.event]
+            self._events.append((self.seq, self.epoch, arrival_us, event.db, event.event, event.key))
+        elif event.event == "keymiss":
+            self._rows.append(self._event_row(event, arrival_us, "read", 1, "miss", self._state_of(db_key)))
+        elif event.event != "expire":
+            self._gone[db_key] = _PRESENT
+            if event.event != "new":  # `set` follows `new`: one write is one row
+                self._rows.append(self._event_row(event, arrival_us, "write", 0, "written", None))
+
+    def _event_row(
+        self, event: KeyEvent, arrival_us: int, op: str, lookups: int, outcome: str, state: str | None
+    ) -> tuple[Any, ...]:
+        return (
+            arrival_us, self.seq, self.epoch, self._node, event.db, None, None, 0, event.key, op, lookups,
+            None, None, None, None, None, None, None, None, outcome, "exact", state,
+        )  # fmt: skip
+
+    def _state_of(self, db_key: tuple[int, str]) -> str | None:
+        """Return what is known of a key that was just missed; None where nothing is."""
+        # Present until now: then something removed it without an event we know.
+        return self._gone.get(db_key, "never written" if self._since_start else _PRESENT) or None
 
     def _take_events(self, line: MonitorLine) -> Counter[tuple[int, str]]:
         """Apply the events before this line; return its unclaimed keymiss events by (db, key)."""
@@ -164,7 +283,7 @@ class AccessBuilder:
             elif event.event in _REMOVALS:
                 self._gone[db_key] = _REMOVALS[event.event]
                 self._removed.add(db_key)
-                self._events.append((self._seq, line.stamp_us, event.db, event.event, event.key))
+                self._events.append((self.seq, self.epoch, line.stamp_us, event.db, event.event, event.key))
             elif event.event == "expire":
                 self._expire_set.add(db_key)
             else:
@@ -194,7 +313,7 @@ class AccessBuilder:
             digest = hashlib.blake2b(value, digest_size=8, key=self._digest_key).hexdigest()
             value_class = payload_format(value)
         return (
-            line.stamp_us, self._seq, self._node, line.db, line.client, name, position, key,
+            line.stamp_us, self.seq, self.epoch, self._node, line.db, line.client, name, position, key,
             use.op if use else ("delete" if verb in FLUSHES else "other"), use.lookups if use else 0,
             ttl.ms, ttl.form, self._conditions(verb, line.args),
             value_bytes, digest, value_class,
@@ -212,15 +331,14 @@ class AccessBuilder:
     def _outcome(
         self, line: MonitorLine, name: str, use: KeyUse | None, key: str | None, misses: Counter[Any] | None
     ) -> tuple[str | None, str | None]:
-        if use is None or misses is None:
+        if use is None or misses is None or self._start.mode == "monitor":
             return None, None
         db_key = (line.db, str(key))
         verb = name.split(" ", 1)[0]
         if use.lookups and verb not in NO_KEYMISS_EVENT:
             if misses[db_key] > 0:
                 misses[db_key] -= use.lookups if misses[db_key] >= use.lookups else 1
-                # Present until now: then something removed it without an event we know.
-                return "miss", self._gone.get(db_key, "never written") or None
+                return "miss", self._state_of(db_key)
             self._gone[db_key] = _PRESENT
             return "hit", None
         if verb in STRING_WRITES:
@@ -235,14 +353,3 @@ class AccessBuilder:
 
 def _utc(stamps_us: pd.Series) -> pd.Series:
     return pd.to_datetime(stamps_us.astype("int64"), unit="us", utc=True).dt.as_unit("us")
-
-
-def iterate_parts(
-    items: Iterable[MonitorLine | KeyEvent | Damaged], builder: AccessBuilder, part_rows: int = 500_000
-) -> Iterator[pd.DataFrame]:
-    """Feed a whole stream to the builder and yield the access rows in parts of about `part_rows`."""
-    for item in items:
-        builder.feed(item)
-        if builder.rows_waiting() >= part_rows:
-            yield builder.take_accesses()
-    yield builder.take_accesses()

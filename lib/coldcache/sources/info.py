@@ -10,6 +10,7 @@ import pandas as pd
 from coldcache import schema
 
 _LEFT_OUT = frozenset({"executable", "config_file"})  # paths of the server's machine
+_PLACE = ("t", "seq", "epoch", "node")
 _KEYED_SECTIONS = ("commandstats", "latencystats", "errorstats", "keyspace", "keysizes")
 
 
@@ -20,6 +21,8 @@ class InfoSample:
     stamp_us: int
     seq: int
     text: str
+    epoch: int = 0
+    node: str = ""
 
 
 def parse_info(text: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
@@ -62,38 +65,43 @@ def info_table(samples: list[InfoSample]) -> pd.DataFrame:
         databases = [_fields(value) for value in keyed.get("keyspace", {}).values()]
         flat["keys"] = str(sum(db.get("keys", 0) for db in databases))
         flat["expires"] = str(sum(db.get("expires", 0) for db in databases))
-        rows.append({"t": sample.stamp_us, "seq": sample.seq, **flat})
+        rows.append({"t": sample.stamp_us, "seq": sample.seq, "epoch": sample.epoch, "node": sample.node, **flat})
     frame = pd.DataFrame(rows)
     first = [column.name for column in schema.INFO.columns]
     frame = frame[first + sorted(set(frame.columns) - set(first))]
-    typed = {name: _typed(frame[name]) for name in frame.columns if name not in ("t", "seq")}
+    typed = {name: _typed(frame[name]) for name in frame.columns if name not in _PLACE}
     frame = frame.assign(**typed)
     frame["t"] = pd.to_datetime(frame["t"], unit="us", utc=True).dt.as_unit("us")
     return frame
 
 
 def commandstats_table(samples: list[InfoSample]) -> pd.DataFrame:
-    """Return commandstats of the first and the last sample, one row per command and sample."""
+    """Return commandstats of every epoch's first and last sample, one row per command and sample."""
     rows = []
     for sample in _ends(samples):
         for name, value in parse_info(sample.text)[1].get("commandstats", {}).items():
             numbers = _fields(value)
             counts = (numbers.get(field) for field in ("calls", "usec", "rejected_calls", "failed_calls"))
-            rows.append((sample.stamp_us, name.removeprefix("cmdstat_"), *counts))
+            rows.append((sample.stamp_us, sample.epoch, sample.node, name.removeprefix("cmdstat_"), *counts))
     return _stamped(rows, schema.COMMANDSTATS)
 
 
 def errorstats_table(samples: list[InfoSample]) -> pd.DataFrame:
-    """Return errorstats of the first and the last sample, one row per error and sample."""
+    """Return errorstats of every epoch's first and last sample, one row per error and sample."""
     rows = []
     for sample in _ends(samples):
         for name, value in parse_info(sample.text)[1].get("errorstats", {}).items():
-            rows.append((sample.stamp_us, name.removeprefix("errorstat_"), _fields(value).get("count")))
+            count = _fields(value).get("count")
+            rows.append((sample.stamp_us, sample.epoch, sample.node, name.removeprefix("errorstat_"), count))
     return _stamped(rows, schema.ERRORSTATS)
 
 
 def _ends(samples: list[InfoSample]) -> list[InfoSample]:
-    return [samples[0], samples[-1]] if len(samples) > 1 else list(samples)
+    """Return the first and the last sample of every epoch: counters do not compare across two."""
+    by_epoch: dict[int, list[InfoSample]] = {}
+    for sample in samples:
+        by_epoch.setdefault(sample.epoch, []).append(sample)
+    return [end for group in by_epoch.values() for end in (group[0], *group[1:][-1:])]
 
 
 def _stamped(rows: Sequence[tuple[object, ...]], table: schema.Table) -> pd.DataFrame:

@@ -49,10 +49,25 @@ class KeyEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A message that we published ourselves, to find its place in a stream without lines."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """The server has confirmed that key events come from here on; lines before had none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Damaged:
     """Bytes of the stream that are neither; kept so that nothing vanishes silently."""
 
     data: bytes
+
+
+StreamItem = MonitorLine | KeyEvent | Mark | Listening | Damaged
 
 
 def escape(data: bytes) -> str:
@@ -106,9 +121,16 @@ class _FrameReader:
         self._file = file
         self._buffer = b""
         self._at = 0
+        self._dropped = 0
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the stream read so far, as far as frames go."""
+        return self._dropped + self._at
 
     def _more(self) -> bool:
         chunk = self._file.read(_CHUNK_BYTES)
+        self._dropped += self._at
         self._buffer = self._buffer[self._at :] + chunk
         self._at = 0
         return bool(chunk)
@@ -132,30 +154,53 @@ class _FrameReader:
         return data
 
 
-def read_stream(file: BinaryIO) -> Iterator[MonitorLine | KeyEvent | Damaged]:
-    """Yield what a captured stream holds, in stream order.
+class StreamReader:
+    """Iterates over what a captured stream holds, in stream order.
 
-    Replies to our own commands (``+OK``, the subscription's confirmation) are skipped; bytes
-    that cannot be understood come as `Damaged`. A frame that the end cuts off is dropped.
+    MONITOR's own reply ``+OK`` is skipped; bytes that cannot be understood come as `Damaged`. A
+    frame that the end cuts off is dropped.
+
+    Attributes
+    ----------
+    offset : int
+        Bytes of the stream up to the end of the item that came last.
     """
-    frames = _FrameReader(file)
-    while (head := frames.line()) is not None:
-        kind = head[:1]
-        if kind == b"+":
-            if head != b"+OK":
-                yield parse_line(head[1:]) or Damaged(head)
-        elif kind in (b"*", b">") and head[1:].isdigit():
-            parts = _elements(frames, int(head[1:]))
-            if parts is None:
-                return
-            if parts and parts[0] == b"pmessage" and len(parts) == 4:
-                match = _CHANNEL.match(parts[2])
-                if match is None:
-                    yield Damaged(parts[2])
-                else:
-                    yield KeyEvent(int(match[1]), match[2].decode("latin-1"), escape(parts[3]))
-        else:
-            yield Damaged(head)
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._frames = _FrameReader(file)
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the stream up to the end of the item that came last."""
+        return self._frames.offset
+
+    def __iter__(self) -> Iterator[StreamItem]:
+        frames = self._frames
+        while (head := frames.line()) is not None:
+            kind = head[:1]
+            if kind == b"+":
+                if head != b"+OK":
+                    yield parse_line(head[1:]) or Damaged(head)
+            elif kind in (b"*", b">") and head[1:].isdigit():
+                parts = _elements(frames, int(head[1:]))
+                if parts is None:
+                    return
+                if item := _message(parts):
+                    yield item
+            else:
+                yield Damaged(head)
+
+
+def _message(parts: list[bytes]) -> StreamItem | None:
+    """Return what a pushed message says; None for the confirmation of a plain subscription."""
+    if len(parts) == 4 and parts[0] == b"pmessage":
+        match = _CHANNEL.match(parts[2])
+        if match is None:
+            return Damaged(parts[2])
+        return KeyEvent(int(match[1]), match[2].decode("latin-1"), escape(parts[3]))
+    if len(parts) == 3 and parts[0] == b"message":
+        return Mark(parts[2].decode("latin-1"))
+    return Listening() if parts and parts[0] == b"psubscribe" else None
 
 
 def _elements(frames: _FrameReader, count: int) -> list[bytes] | None:
