@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from coldcache.errors import ServerRefusedError
 from coldcache.record import preflight as preflight_module
-from coldcache.record.preflight import MODES, Check, Preflight, Room, Seen, grant_line, judge, refuse_harm, stream_rate
+from coldcache.record.preflight import MODES, Check, Preflight, grant_line, judge, refuse_harm, stream_rate
+from coldcache.record.probe import Room, Seen, room_of
 
 ROOMY = Room("/data", 100 * 10**9)
 WORDS = (
@@ -104,11 +105,9 @@ def test_a_hidden_flag_is_told():
 
 
 def test_the_line_to_grant_is_one_the_server_knows():
-    assert "client|setinfo" not in grant_line("Redis", (7, 0, 15))
     assert "&coldcache:*" in grant_line("Redis", (7, 0, 15))
     assert "&" not in grant_line("Redis", (6, 2, 5))
     assert "&coldcache:*" in grant_line("Redis", (6, 2, 5), channels_refused=True)
-    assert "client|setinfo" in grant_line("Valkey", (9, 1, 2))
 
 
 @pytest.mark.parametrize(
@@ -248,4 +247,4 @@ def test_the_report_is_short_and_ends_with_what_to_do(monkeypatch: pytest.Monkey
 
 
 def test_the_disk_is_that_of_the_nearest_folder_that_exists(tmp_path: Path):
-    assert preflight_module._room(tmp_path / "a" / "b").folder == str(tmp_path)
+    assert room_of(tmp_path / "a" / "b").folder == str(tmp_path)

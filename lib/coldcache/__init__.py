@@ -22,6 +22,8 @@ _HOMES = {
     "joined_timeline": "coldcache.timeline",
     "miss_ledger": "coldcache.replay.ledger",
     "open_case": "coldcache.record.finish",
+    "preflight_of": "coldcache.live",
+    "record_live": "coldcache.live",
     "root_cause": "coldcache.verdict",
     "shown": "coldcache.showing",
 }

@@ -120,7 +120,7 @@ def demo(
         str, typer.Option(metavar="ID", help="fault of the sample analyzer, see: coldcache lab list")
     ] = "key_prefix",
     seconds: Annotated[float, typer.Option(min=5, help="length of the recording")] = 20.0,
-    out: Annotated[Path | None, typer.Option(help="folder for the case and the report  [default: demo/FAULT-TIME]")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the case and the report  \\[default: demo/FAULT-TIME]")] = None,
     seed: Annotated[int, typer.Option(help="where in the access trace the requests begin")] = 1,
     rate: Annotated[float, typer.Option(min=1, max=2000, help="requests per second")] = 120.0,
     url_env: Annotated[
@@ -167,7 +167,7 @@ def record(
         Path | None, typer.Option(metavar="CASE", help="go on with this case instead; what lies between becomes a gap")
     ] = None,
     url_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="environment variable that holds the server's URL  [default: REDIS_URL]")
+        str | None, typer.Option(metavar="NAME", help="environment variable that holds the server's URL  \\[default: REDIS_URL]")
     ] = None,
     url_file: Annotated[Path | None, typer.Option(metavar="FILE", help="file that holds the server's URL")] = None,
     pid: Annotated[
@@ -186,7 +186,7 @@ def record(
     seconds: Annotated[float | None, typer.Option(min=2, help="how long; without it until Ctrl-C")] = None,
     mode: Annotated[
         str | None,
-        typer.Option(help="exact, monitor, events or burst, see above  [default: the best that this server and user allow]"),
+        typer.Option(help="exact, monitor, events or burst, see above  \\[default: the best that this server and user allow]"),
     ] = None,
     duty: Annotated[str, typer.Option(metavar="SHARE", help="share of the time that burst records exactly")] = "5%",
     keys: Annotated[
@@ -328,7 +328,7 @@ def report(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="a notebook's parameter; may be repeated")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="folder to write  [default: reports/CASE]")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder to write  \\[default: reports/CASE]")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> int:
     """Run the notebooks on a case and write one offline HTML report."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from coldcache.figures.memory import memory_gap, survivors_by_age
 from coldcache.figures.misses import families, misses_by_cause
+from coldcache.figures.recording import recording
 from coldcache.figures.theme import CAUSE_COLOURS, PLOT_CONFIG, note
 from coldcache.figures.timeline import timeline
 
@@ -16,6 +17,7 @@ __all__ = [
     "memory_gap",
     "misses_by_cause",
     "note",
+    "recording",
     "survivors_by_age",
     "timeline",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -110,16 +111,33 @@ def analyzer(url: str, fault_id: str, **settings: Any) -> Iterator[RunningAnalyz
         running.kill()
 
 
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let no process that is started meanwhile hear of Ctrl-C.
+
+    A terminal and Jupyter alike send it to the whole group. The recording ends on it, and only
+    after that may server and analyzer. They stay in the group, so that its end is theirs, but a
+    blocked signal stays blocked in the program that is started.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def record_incident(
     fault_id: str,
     out: Path,
     *,
-    seconds: float,
+    seconds: float | None,
+    mode: str = "exact",
     seed: int = 1,
     rate: float = DEFAULT_RATE,
     url: str | None = None,
     repaired: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    before_build: Callable[[], None] = lambda: None,
 ) -> Incident:
     """Record dragon3 with a fault and return the case.
 
@@ -130,19 +148,24 @@ def record_incident(
     out : Path
         Case folder to create.
     seconds, seed, rate :
-        Length of the recording, place in the access trace, requests per second.
+        Length of the recording (None: until Ctrl-C), place in the access trace, requests per second.
+    mode : str
+        How to record, see :class:`coldcache.record.recorder.RecordOptions`.
     url : str, optional
         A running server; by default an embedded one is started.
     repaired : bool
         Run the analyzer after the fault's repair.
+    before_build : callable
+        Called when the analyzer has ended, before the tables are made.
     """
     fault(fault_id)
     with contextlib.ExitStack() as stack:
-        if url is None:
-            url = stack.enter_context(lab_server())
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coldcache-lab-")))
         heap = scratch / "memray.bin"
-        running = stack.enter_context(analyzer(url, fault_id, rate=rate, seed=seed, heap=heap, repaired=repaired))
+        with _deaf_to_interrupts():
+            if url is None:
+                url = stack.enter_context(lab_server())
+            running = stack.enter_context(analyzer(url, fault_id, rate=rate, seed=seed, heap=heap, repaired=repaired))
         started = False
 
         def start_with_the_recording(progress: Progress) -> None:
@@ -152,14 +175,19 @@ def record_incident(
                 running.go()
             on_progress(progress)
 
+        def finish() -> None:
+            running.finish()
+            before_build()
+
         options = RecordOptions(
             url=url,
             out=out,
             seconds=seconds,
+            mode=mode,
             pid=running.pid,
             heap_files=lambda: [heap],
             ended=running.ended,
-            before_build=running.finish,
+            before_build=finish,
             notes={"lab": {"analyzer": "dragon3", "seed": seed, "rate": rate, "seconds": seconds}},
         )
         case = record(options, start_with_the_recording)

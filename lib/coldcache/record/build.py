@@ -17,9 +17,11 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from coldcache import schema
 from coldcache.case import iso, read_table, write_table
+from coldcache.keys.hiding import HiddenKeys
 from coldcache.record.capture import STAMP
 from coldcache.record.journal import read_journal, stream_path
 from coldcache.sources.accesses import AccessBuilder, EpochStart
@@ -106,7 +108,8 @@ def build_tables(folder: Path, meta: dict[str, Any]) -> Built:
     for event in events:
         if event["event"] == "distrust":
             del samples_by_epoch.setdefault(int(event["epoch"]), [])[int(event["samples"]) :]
-    streams = _Streams(folder, session, events, samples_by_epoch)
+    hides_keys = meta["policy"]["keys"] != "plain"
+    streams = _Streams(folder, session, events, samples_by_epoch, hides_keys=hides_keys)
     streams.build(built)
     ends = [event for event in events if event["event"] == "end"]
     if ends:
@@ -114,16 +117,29 @@ def build_tables(folder: Path, meta: dict[str, Any]) -> Built:
     built.notes = [str(event["text"]) for event in events if event["event"] == "note"]
     _gaps(built, events, streams.stretches, complete=bool(ends))
     _server_tables(folder, session, events, streams)
-    _process_tables(folder, session, built)
+    _process_tables(folder, session, built, streams.hidden)
     return built
 
 
 class _Streams:
-    """Builds accesses and key events, epoch by epoch."""
+    """Builds accesses and key events, epoch by epoch.
+
+    With `hides_keys`, what is a variable part of a key is known only when all keys are: accesses
+    are put aside in ``raw/plain`` until then. `hidden` is set once they are.
+    """
 
     def __init__(
-        self, folder: Path, session: dict[str, Any], events: list[dict[str, Any]], samples: dict[int, list[dict[str, Any]]]
+        self,
+        folder: Path,
+        session: dict[str, Any],
+        events: list[dict[str, Any]],
+        samples: dict[int, list[dict[str, Any]]],
+        *,
+        hides_keys: bool,
     ) -> None:
+        self.hidden: HiddenKeys | None = None
+        self._hides_keys = hides_keys
+        self._keys: set[str] = set()
         self.folder, self.raw = folder, folder / "raw"
         self.session = session
         self.epochs = [event for event in events if event["event"] == "epoch"]
@@ -152,7 +168,25 @@ class _Streams:
             for name, count in _counts(builder).items():
                 built.stream[name] = built.stream.get(name, 0) + count
         built.next_seq = self._seq
-        _replace_rows(self.folder, "key_events", pd.concat(events) if events else None, self._first())
+        removals = pd.concat(events) if events else None
+        if self._hides_keys:
+            self.hidden = self._hide_keys(removals)
+        _replace_rows(self.folder, "key_events", removals, self._first())
+
+    def _hide_keys(self, removals: pd.DataFrame | None) -> HiddenKeys:
+        """Write the accesses that were put aside, and change `removals`, with the variable parts of keys hidden."""
+        self._keys.update(app_log_table(json_lines(self.raw / _PROCESS_TABLES["app_log"][0]))["key"])
+        if removals is not None:
+            self._keys.update(removals["key"])
+        hidden = HiddenKeys(self._keys)
+        for part in sorted((_plain(self.folder) / schema.ACCESSES.path).glob("part-*.parquet")):
+            frame = pq.read_table(part).to_pandas()
+            frame["key"] = hidden.of(frame["key"])
+            write_table(self.folder, "accesses", frame, part=part.stem.removeprefix("part-"))
+            part.unlink()
+        if removals is not None:
+            removals["key"] = hidden.of(removals["key"])
+        return hidden
 
     def _first(self) -> int:
         return int(self.session["first_epoch"])
@@ -239,7 +273,10 @@ class _Streams:
 
     def _write_part(self, builder: AccessBuilder) -> None:
         name = f"{int(self.session['number']):02d}-{self._part:05d}"
-        write_table(self.folder, "accesses", builder.take_accesses(), part=name)
+        frame = builder.take_accesses()
+        if self._hides_keys:
+            self._keys.update(frame["key"].dropna().unique())
+        write_table(_plain(self.folder) if self._hides_keys else self.folder, "accesses", frame, part=name)
         self._part += 1
 
 
@@ -289,9 +326,7 @@ def _gaps(built: Built, events: list[dict[str, Any]], stretches: dict[int, _Stre
             else:
                 end_us = session_end["stamp_us"] + event["clock_offset_us"] if session_end and complete else start_us
             reason = str(end["reason"]) if end else "the recorder was killed"
-            built.gaps.append(
-                {"start": _iso(start_us), "end": _iso(max(start_us, end_us)), "reason": reason, "node": node}
-            )
+            built.gaps.append({"start": _iso(start_us), "end": _iso(max(start_us, end_us)), "reason": reason, "node": node})
     built.gaps.sort(key=lambda gap: str(gap["start"]))
 
 
@@ -320,14 +355,16 @@ def _replace_rows(folder: Path, name: str, frame: pd.DataFrame | None, first_epo
         write_table(folder, name, frame)
 
 
-def _process_tables(folder: Path, session: dict[str, Any], built: Built) -> None:
-    """Write what is known of the process."""
+def _process_tables(folder: Path, session: dict[str, Any], built: Built, hidden: HiddenKeys | None) -> None:
+    """Write what is known of the process, with keys as `hidden` has them."""
     began = pd.Timestamp(int(session["stamp_us"]), unit="us", tz="UTC").as_unit("us")
     for name, (file, table_of) in _PROCESS_TABLES.items():
         lines = json_lines(folder / "raw" / file)
         if not lines:
             continue
         frame = table_of(lines)
+        if hidden is not None and "key" in frame:
+            frame["key"] = hidden.of(frame["key"])
         earlier = read_table(folder, name)
         if earlier is not None and len(earlier := earlier[earlier["t"] < began]):
             frame = pd.concat([earlier, frame], ignore_index=True)
@@ -365,7 +402,13 @@ def keep_heap_files(folder: Path, captures: Iterable[Path]) -> None:
         kept.chmod(0o600)
 
 
+def _plain(folder: Path) -> Path:
+    """Return where tables with keys in clear are put aside: removed with the rest of ``raw``."""
+    return folder / "raw" / "plain"
+
+
 def _drop_parts(folder: Path, session: int) -> None:
+    shutil.rmtree(_plain(folder), ignore_errors=True)
     for part in (folder / schema.ACCESSES.path).glob(f"part-{session:02d}-*.parquet"):
         part.unlink()
 

@@ -183,7 +183,6 @@ class NodeRecorder:
         """Whether the server is connected just now."""
         return self._control is not None
 
-
     def _connect(self) -> None:
         control = self._control = Control(self._url)
         identity = control.identity()
@@ -340,9 +339,7 @@ class NodeRecorder:
                 self._stop.wait(_RECONNECT_S)
         return None
 
-    def _reopen(
-        self, epoch: _Epoch, reason: str, run_id: str, ours: str | None, waited: int
-    ) -> tuple[_Epoch | None, str]:
+    def _reopen(self, epoch: _Epoch, reason: str, run_id: str, ours: str | None, waited: int) -> tuple[_Epoch | None, str]:
         """Begin an epoch after a loss, stepping down where we were the problem; return it and the reason."""
         assert self._control is not None
         flat, _ = parse_info(self._control.info())

@@ -1,9 +1,6 @@
 """Before a recording: what it may do here, what it would cost, and what it would harm.
 
-Probing changes nothing. Rights are probed by calls that the server refuses for another reason
-after it has checked them: ``CONFIG SET notify-keyspace-events ?`` is no valid value, ``CLIENT
-KILL ID none`` no id, ``MONITOR`` not allowed on a subscribed RESP2 connection, so that it is not
-even switched on. All verified on Redis 6.2.5, 7.0.15 and Valkey 9.1.2: the setting stays.
+Judged from what :mod:`coldcache.record.probe` has seen; the judgement asks no server anything.
 """
 
 from __future__ import annotations
@@ -13,42 +10,37 @@ import importlib.util
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
-from coldcache.errors import ColdcacheError, ServerRefusedError
+from coldcache.errors import ServerRefusedError
 from coldcache.record.guardian import MOST_BUFFER_BYTES, buffer_limit
 from coldcache.record.key_events import merged_flags
-from coldcache.record.server import (
-    ACL_LINE,
-    KEY_EVENTS,
-    MARK_CHANNEL,
-    OLDEST_EXACT,
-    client_fields,
-    client_of,
-    friendly,
-    node_name,
-    url_of_node,
+from coldcache.record.probe import (
+    ABSENT,
+    CHANNEL,
+    DENIED,
+    KEY_EVENTS_WORD,
+    LOADING,
+    MARK_WORD,
+    OK,
+    UNSEEN,
+    Room,
+    Seen,
+    look,
+    look_or_why,
+    room_of,
 )
+from coldcache.record.server import ACL_LINE, OLDEST_EXACT, url_of_node
 from coldcache.record.topology import primaries
 from coldcache.showing import SelfShowing
-from coldcache.sources.info import parse_info
 
 # Most informative first: the first one that is possible and harmless is the best.
 MODES = ("exact", "burst", "events", "monitor")
 _WITH_MONITOR = ("exact", "burst", "monitor")
-_NAME = "coldcache-doctor"
-_INVALID_FLAG = "?"  # no event class on any server
-_CPU_INTERVAL_S = 0.3
 # A saturated server loses half of its throughput to MONITOR (facts: -53 % to -62 %), so one above
 # this share of a core has nothing to spare.
 _BUSY_CPU = 0.8
@@ -68,14 +60,11 @@ _LEAST_FREE_BYTES = 200 * 10**6
 _SHORT_FREE_BYTES = 10**9
 _UNLIMITED_S = 600.0
 _FIRST_CHANNEL_ACL = (7, 0, 0)  # from here on new users may use no channel (redis#10017, acl-pubsub-default)
-_SETINFO_SINCE = (7, 2, 0)  # an older server refuses an ACL line with this word whole (measured on 7.0.15)
 _KEYMISS_SINCE = (6, 0, 0)
 _NEW_KEY_SINCE = (7, 0, 0)
 _SLOTS = 16384
 
 _Said = TypeVar("_Said", bound=Hashable)
-_OK, _DENIED, _CHANNEL, _ABSENT, _LOADING, _UNSEEN = "ok", "denied", "channel", "absent", "loading", "unseen"
-_KEY_EVENTS_WORD, _MARK_WORD = f"&{KEY_EVENTS}", f"&{MARK_CHANNEL}*"
 
 # Host names of managed servers and what is published about them (facts, section 10).
 _PROVIDERS = (
@@ -201,66 +190,6 @@ class Preflight(SelfShowing):
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What probing one server has found; the judgement works on this alone.
-
-    rights : for each word of the ACL line: ``ok``, ``denied``, ``channel`` (the command may run, but not on that
-        channel), ``absent`` (renamed or removed), ``loading``, ``unseen``, else the server's own words
-    info : INFO's fields; empty where it is refused
-    info_bytes : how long INFO's text is
-    cpu_share : CPU seconds per second of the thread that runs commands; None where unknown
-    setting : ``notify-keyspace-events``; None where it cannot be read
-    clients : CLIENT LIST; None where it is refused
-    """
-
-    node: str
-    host: str = ""
-    unix: bool = False
-    database: int = 0
-    software: str = "Redis"
-    version: str = ""
-    rights: Mapping[str, str] = field(default_factory=dict)
-    info: Mapping[str, str] = field(default_factory=dict)
-    info_bytes: int = 0
-    cpu_share: float | None = None
-    setting: str | None = None
-    clients: tuple[Mapping[str, str], ...] | None = None
-    cluster: bool = False
-    cluster_nodes: str = ""
-    cluster_state: str = ""
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        """The version as numbers, for comparison."""
-        return tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
-
-    @property
-    def title(self) -> str:
-        """Software and version."""
-        return f"{self.software} {self.version or '(version not told)'}"
-
-    def count(self, name: str) -> int:
-        """Return a number of INFO; 0 where it is not told."""
-        with contextlib.suppress(ValueError):
-            return int(float(self.info.get(name, 0)))
-        return 0
-
-    @property
-    def ops_per_s(self) -> float | None:
-        """Commands a second over the last 1.6 s, as INFO counts them."""
-        return float(self.info["instantaneous_ops_per_sec"]) if "instantaneous_ops_per_sec" in self.info else None
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """The disk a case would lie on: folder that exists, bytes free, and whether it can be written."""
-
-    folder: str
-    free_bytes: int
-    writable: bool = True
-
-
 @dataclass(slots=True)
 class _Findings:
     """What the checks of one server have found; each check adds to it."""
@@ -300,8 +229,8 @@ def preflight(url: str, *, out: Path, seconds: float | None, duty: float = 0.05)
     ServerUnreachableError, ServerRefusedError, UrlError
         Nothing can be said at all: it is down, the password is wrong, TLS does not match.
     """
-    seen = _look(url)
-    room = _room(out)
+    seen = look(url)
+    room = room_of(out)
     found = judge(seen, room, seconds=seconds, duty=duty)
     if not seen.cluster:
         return found
@@ -310,7 +239,7 @@ def preflight(url: str, *, out: Path, seconds: float | None, duty: float = 0.05)
         return found
     names = {f"{node.host}:{node.port}": url_of_node(url, node.host, node.port) for node in nodes}
     with ThreadPoolExecutor(min(8, len(names))) as pool:
-        looks = dict(zip(names, pool.map(_look_or_why, names.values()), strict=True))
+        looks = dict(zip(names, pool.map(look_or_why, names.values()), strict=True))
     seen_there = {name: replace(look, node=name) for name, look in looks.items() if isinstance(look, Seen)}
     each = {
         name: judge(look, room, seconds=seconds, duty=duty, others=[other for other in seen_there.values() if other is not look])
@@ -350,8 +279,7 @@ def refuse_harm(found: Preflight, mode: str | None, force: bool) -> str:
 def grant_line(software: str, numbers: tuple[int, ...], *, channels_refused: bool = False) -> str:
     """Return the ACL line that this server accepts as it stands.
 
-    Redis before 7.2 does not know ``client|setinfo`` and refuses the line whole. Before 7.0 users
-    may use every channel, and a pattern beside that is an error too (both measured).
+    Before Redis 7.0 users may use every channel, and a pattern beside that is an error (measured).
 
     Parameters
     ----------
@@ -359,15 +287,9 @@ def grant_line(software: str, numbers: tuple[int, ...], *, channels_refused: boo
         The user may not use the channels even though the server is older than 7.0.
     """
     words = ACL_LINE.split()
-    if software == "Redis" and numbers:
-        if numbers < _SETINFO_SINCE:
-            words = [word for word in words if word != "+client|setinfo"]
-        if numbers < _FIRST_CHANNEL_ACL and not channels_refused:
-            words = [word for word in words if not word.startswith("&")]
+    if software == "Redis" and numbers and numbers < _FIRST_CHANNEL_ACL and not channels_refused:
+        words = [word for word in words if not word.startswith("&")]
     return " ".join(words)
-
-
-# ── judging: from what was seen to checks, modes and harm ────────────────────────────────────────
 
 
 def judge(seen: Seen, room: Room, *, seconds: float | None = None, duty: float = 0.05, others: Iterable[Seen] = ()) -> Preflight:
@@ -412,16 +334,15 @@ def judge(seen: Seen, room: Room, *, seconds: float | None = None, duty: float =
 def needed_rights(seen: Seen, mode: str) -> tuple[str, ...]:
     """Return the words of the ACL line that a mode cannot do without on this server."""
     words = ["info", "time", "client|info", "client|setname"]
-    words += ["select"] if seen.database else []
     words += ["cluster|nodes"] if seen.cluster else []
     if mode in _WITH_MONITOR:
         words += ["monitor", "echo"]
         words += ["multi", "exec"] if seen.unix else []
     if mode != "monitor":
-        words += ["psubscribe", _KEY_EVENTS_WORD, "config|get"]
+        words += ["psubscribe", KEY_EVENTS_WORD, "config|get"]
         words += [] if seen.setting is not None and _enough(seen.setting) else ["config|set"]
     if mode in ("events", "burst"):
-        words += ["subscribe", "publish", _MARK_WORD, "multi", "exec"]
+        words += ["subscribe", "publish", MARK_WORD, "multi", "exec"]
     return tuple(dict.fromkeys(words))
 
 
@@ -471,7 +392,7 @@ def _check_server(seen: Seen, found: _Findings) -> None:
     if not numbers:
         state, means = "warning", "what it implies cannot be said"
     found.say("server", state, f"{seen.title}: {means}.", do)
-    if seen.count("loading") or seen.count("async_loading") or _LOADING in seen.rights.values():
+    if seen.count("loading") or seen.count("async_loading") or LOADING in seen.rights.values():
         found.say(
             "state",
             "problem",
@@ -492,10 +413,10 @@ def _check_server(seen: Seen, found: _Findings) -> None:
 def _check_provider(seen: Seen, found: _Findings) -> None:
     for pattern, name, limits, do in _PROVIDERS:
         if pattern.search(seen.host):
-            blocked = any(seen.rights.get(word, _OK) != _OK for word in ("monitor", "config|get", "config|set"))
+            blocked = any(seen.rights.get(word, OK) != OK for word in ("monitor", "config|get", "config|set"))
             found.say("provider", "warning" if blocked else "ok", f"{name}: {limits}.", do if blocked else "")
             return
-    if all(seen.rights.get(word) == _ABSENT for word in ("monitor", "config|get")):
+    if all(seen.rights.get(word) == ABSENT for word in ("monitor", "config|get")):
         found.say(
             "provider",
             "warning",
@@ -508,33 +429,33 @@ def _check_rights(seen: Seen, found: _Findings) -> None:
     refused: dict[str, list[str]] = {}
     for mode in MODES:
         for word in needed_rights(seen, mode):
-            state = seen.rights.get(word, _OK)
-            if state in (_OK, _LOADING, _UNSEEN):
+            state = seen.rights.get(word, OK)
+            if state in (OK, LOADING, UNSEEN):
                 continue
             refused.setdefault(word, []).append(mode)
-        denied = [word for word, modes in refused.items() if mode in modes and seen.rights[word] in (_DENIED, _CHANNEL)]
+        denied = [word for word, modes in refused.items() if mode in modes and seen.rights[word] in (DENIED, CHANNEL)]
         if denied:
             found.forbids((mode,), f"The user lacks {_marked(denied)}.")
         for word, modes in refused.items():
             if mode in modes and word not in denied:
                 found.forbids((mode,), _lacking(word, seen.rights[word]))
-    granted = [word for word in refused if seen.rights[word] in (_DENIED, _CHANNEL)]
-    absent = [word for word in refused if seen.rights[word] == _ABSENT]
+    granted = [word for word in refused if seen.rights[word] in (DENIED, CHANNEL)]
+    absent = [word for word in refused if seen.rights[word] == ABSENT]
     others = [word for word in refused if word not in granted + absent]
     none_left = all(found.forbidden[mode] for mode in MODES)
     state = "problem" if none_left else "warning"
     if granted:
         found.say("rights", state, f"The user lacks {_marked(granted)}.", _grant(seen))
     for word in absent:
-        found.say("commands", state, _lacking(word, _ABSENT), _bring_back(word, found))
+        found.say("commands", state, _lacking(word, ABSENT), _bring_back(word, found))
     for word in others:
         found.say("commands", state, f"The server refuses {_command(word)}: {seen.rights[word]}.")
     if not refused:
         found.say("rights", "ok", "The user may run all that any mode needs.")
-    guard = [word for word in ("client|list", "client|kill") if seen.rights.get(word, _OK) != _OK]
+    guard = [word for word in ("client|list", "client|kill") if seen.rights.get(word, OK) != OK]
     # Subscribing moves a connection to the class whose buffer the server limits; without that and
     # without the guardian nothing would stop a stalled MONITOR (facts, section 7).
-    if guard and not found.forbidden["monitor"] and (seen.rights.get("subscribe"), seen.rights.get(_MARK_WORD)) != (_OK, _OK):
+    if guard and not found.forbidden["monitor"] and (seen.rights.get("subscribe"), seen.rights.get(MARK_WORD)) != (OK, OK):
         found.harms(("monitor",), "Neither the server nor the guardian could limit what waits for us there.")
     if guard and any(not found.forbidden[mode] for mode in MODES):
         found.say(
@@ -542,7 +463,7 @@ def _check_rights(seen: Seen, found: _Findings) -> None:
             "warning",
             f"Without {' and '.join(_command(word) for word in guard)} the guardian cannot watch and cut our connection: "
             "the server's own limit for subscribers (32 MB by default) remains.",
-            _grant(seen) if any(seen.rights[word] == _DENIED for word in guard) else "",
+            _grant(seen) if any(seen.rights[word] == DENIED for word in guard) else "",
         )
 
 
@@ -729,7 +650,7 @@ def _marked(words: Iterable[str]) -> str:
 
 
 def _lacking(word: str, state: str) -> str:
-    if state == _ABSENT:
+    if state == ABSENT:
         return f"{_command(word)} does not exist on this server: it is renamed, removed or blocked."
     return f"The server refuses {_command(word)}: {state}."
 
@@ -743,11 +664,10 @@ def _bring_back(word: str, found: _Findings) -> str:
 
 def _grant(seen: Seen) -> str:
     """Return the line that an administrator pastes; it names no user, for that is part of the URL."""
-    refused = _CHANNEL in (seen.rights.get(_KEY_EVENTS_WORD), seen.rights.get(_MARK_WORD))
-    select = " +select" if seen.rights.get("select") == _DENIED else ""
+    refused = CHANNEL in (seen.rights.get(KEY_EVENTS_WORD), seen.rights.get(MARK_WORD))
     line = grant_line(seen.software, seen.numbers, channels_refused=refused)
     return (
-        f"As an administrator, with your URL's user in place of 'coldcache' (a new one also wants: on >PASSWORD): {line}{select}"
+        f"As an administrator, with your URL's user in place of 'coldcache' (a new one also wants: on >PASSWORD): {line}"
     )
 
 
@@ -880,245 +800,3 @@ def _places(said: Mapping[str, Iterable[_Said]]) -> dict[_Said, str]:
         for saying in sayings:
             names.setdefault(saying, []).append(name)
     return {saying: "" if len(there) == len(said) else f"{', '.join(there)}: " for saying, there in names.items()}
-
-
-# ── looking: what a server lets us see, and nothing changed ──────────────────────────────────────
-
-
-def _look_or_why(url: str) -> Seen | str:
-    try:
-        return _look(url)
-    except ColdcacheError as error:
-        return str(error)
-
-
-def _look(url: str) -> Seen:
-    node = node_name(url)
-    parts = urlsplit(url)
-    with friendly(node, tls=parts.scheme == "rediss"):
-        # Without a name and a database, so that a user without rights can connect and be told which.
-        try:
-            with contextlib.closing(_Probe(_bare(url))) as probe:
-                return _seen(probe, url, node)
-        except redis.InvalidResponse:
-            raise ServerRefusedError(f"What answers at {node} is no Redis. Check host and port of the URL.") from None
-        except redis.AuthenticationError as error:
-            if "authentication required" in str(error).lower() or "noauth" in str(error).lower():
-                raise ServerRefusedError(
-                    f"{node} wants a password, and the URL has none. It should look like redis://user:password@host:port, "
-                    "or redis://:password@host:port where there are no users."
-                ) from None
-            if "without any password" in str(error).lower() or "no password is set" in str(error).lower():
-                raise ServerRefusedError(f"{node} has no password set, but the URL holds one. Leave it out of the URL.") from None
-            raise
-
-
-def _seen(probe: _Probe, url: str, node: str) -> Seen:
-    parts = urlsplit(url)
-    database = _database(url)
-    text = probe.ask("info", "INFO", "everything")
-    began, sampled = time.monotonic(), probe.cpu()
-    flat, _ = parse_info(text) if isinstance(text, str) else ({}, {})
-    software, version, cluster = _identity(flat, probe)
-    for word, command, fine in (
-        ("time", ("TIME",), ""),
-        ("client|info", ("CLIENT", "INFO"), ""),
-        ("client|setname", ("CLIENT", "SETNAME", _NAME), ""),
-        ("client|kill", ("CLIENT", "KILL", "ID", "none"), "integer|greater than 0|syntax"),
-        ("echo", ("ECHO", _NAME), ""),
-        ("publish", ("PUBLISH", f"{MARK_CHANNEL}doctor", ""), ""),
-        # Refused alone, it says "without MULTI"; but NOPERM comes first.
-        ("exec", ("EXEC",), "without multi"),
-        *((("select", ("SELECT", str(database)), ""),) if database else ()),
-    ):
-        probe.ask(word, *command, fine=fine)
-    if probe.ask("multi", "MULTI") is not None:
-        probe.ask("", "EXEC", fine="without multi|discarded|execabort")
-    setting = probe.setting()
-    nodes = state = ""
-    if cluster:
-        nodes = str(probe.ask("cluster|nodes", "CLUSTER", "NODES") or "")
-        told = re.search(r"cluster_state:(\w+)", str(probe.ask("", "CLUSTER", "INFO") or ""))
-        state = told[1] if told else ""
-    listed = probe.ask("client|list", "CLIENT", "LIST")
-    probe.look_at_stream()
-    share = None
-    if sampled is not None:
-        time.sleep(max(0.0, began + _CPU_INTERVAL_S - time.monotonic()))
-        after, passed = probe.cpu(), time.monotonic() - began
-        share = (after - sampled) / passed if after is not None else None
-    return Seen(
-        node=node,
-        host=parts.hostname or "",
-        unix=parts.scheme == "unix",
-        database=database,
-        software=software,
-        version=version,
-        rights=probe.rights,
-        info=flat,
-        info_bytes=len(text) if isinstance(text, str) else 0,
-        cpu_share=share,
-        setting=setting,
-        clients=None if listed is None else tuple(client_fields(line) for line in str(listed).splitlines() if line),
-        cluster=cluster,
-        cluster_nodes=nodes,
-        cluster_state=state,
-    )
-
-
-def _identity(flat: Mapping[str, str], probe: _Probe) -> tuple[str, str, bool]:
-    """Return software, version, and whether it belongs to a cluster."""
-    for name, software in (
-        ("valkey_version", "Valkey"),
-        ("dragonfly_version", "Dragonfly"),
-        ("garnet_version", "Garnet"),
-        ("kvrocks_version", "Kvrocks"),
-    ):
-        if name in flat:
-            return software, flat[name], flat.get("cluster_enabled") == "1" or flat.get("redis_mode") == "cluster"
-    if flat:
-        # KeyDB tells itself by the counter of its MVCC snapshots only.
-        software = "KeyDB" if "mvcc_depth" in flat else "Redis"
-        return software, flat.get("redis_version", ""), flat.get("cluster_enabled") == "1" or flat.get("redis_mode") == "cluster"
-    # HELLO needs no right (redis: CMD_NO_AUTH), so it tells the version where INFO may not.
-    reply = probe.ask("", "HELLO")
-    pairs = (
-        reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=False)) if isinstance(reply, list) else {}
-    )
-    software = "Valkey" if pairs.get("server") == "valkey" else "Redis"
-    return software, str(pairs.get("version", "")), pairs.get("mode") == "cluster"
-
-
-def _database(url: str) -> int:
-    parts = urlsplit(url)
-    text = parse_qs(parts.query).get("db", [""])[0] or ("" if parts.scheme == "unix" else parts.path.strip("/"))
-    return int(text) if text.isdigit() else 0
-
-
-def _bare(url: str) -> str:
-    """Return the URL without database and protocol: RESP2 keeps a subscribed connection from MONITOR."""
-    parts = urlsplit(url)
-    query = "&".join(part for part in parts.query.split("&") if part and not part.startswith(("protocol=", "db=")))
-    return urlunsplit(parts._replace(query=query, path=parts.path if parts.scheme == "unix" else ""))
-
-
-class _Probe:
-    """One connection that asks what is allowed, and a second one for a moment.
-
-    Attributes
-    ----------
-    rights : dict of ACL word to state, see :class:`Seen`
-    """
-
-    def __init__(self, url: str) -> None:
-        self.rights: dict[str, str] = {}
-        self._url = url
-        self._client = client_of(url, "")
-        for command in ("INFO", "CLIENT INFO", "CLIENT LIST", "CLUSTER NODES", "CLUSTER INFO", "HELLO"):
-            self._client.set_response_callback(command, lambda reply, **_: reply)
-
-    def ask(self, word: str, *command: str, fine: str = "") -> Any:
-        """Return the reply, or None where it is refused; note under `word` whether the right is there.
-
-        Parameters
-        ----------
-        fine : str
-            Pattern of an error that shows that the right is there: it comes after the check of rights.
-        """
-        return self._noted(word, lambda: self._client.execute_command(*command), fine)
-
-    def _noted(self, word: str, call: Callable[[], Any], fine: str) -> Any:
-        reply, state = None, _OK
-        try:
-            reply = call()
-        except redis.AuthenticationError:
-            raise
-        except redis.exceptions.BusyLoadingError:
-            state = _LOADING
-        except redis.ResponseError as error:
-            if str(error).lower().startswith("noauth"):
-                raise
-            state = _state_of(error, fine)
-        if word:
-            self.rights[word] = state
-        return reply
-
-    def cpu(self) -> float | None:
-        """Return the CPU seconds of the thread that runs commands, of the whole server where it tells no more."""
-        reply = self.ask("", "INFO", "cpu")
-        if not isinstance(reply, str):
-            return None
-        flat, _ = parse_info(reply)
-        for suffix in ("_main_thread", ""):
-            if f"used_cpu_user{suffix}" in flat:
-                return float(flat[f"used_cpu_user{suffix}"]) + float(flat.get(f"used_cpu_sys{suffix}", 0))
-        return None
-
-    def setting(self) -> str | None:
-        """Return ``notify-keyspace-events``, and note whether it may be read and set; it stays as it is."""
-        name = "notify-keyspace-events"
-        before = self._setting()
-        self.ask("config|set", "CONFIG", "SET", name, _INVALID_FLAG, fine="invalid")
-        if before is not None and self._setting() != before:
-            # A server that takes nonsense: none that we know does.
-            self.ask("", "CONFIG", "SET", name, before)
-        return before
-
-    def _setting(self) -> str | None:
-        reply = self._noted("config|get", lambda: self._client.config_get("notify-keyspace-events"), "")
-        return str(reply["notify-keyspace-events"]) if reply and "notify-keyspace-events" in reply else None
-
-    def look_at_stream(self) -> None:
-        """Note whether we may subscribe and run MONITOR, on a connection that is closed at once.
-
-        MONITOR is asked for after subscribing, where RESP2 refuses it, but not before it has
-        checked the right. Only a user who may not subscribe at all gets it for a moment.
-        """
-        pool = redis.ConnectionPool.from_url(
-            self._url, protocol=2, socket_connect_timeout=5, socket_timeout=10, retry=Retry(NoBackoff(), 0), decode_responses=True
-        )
-        connection = pool.make_connection()
-        try:
-            connection.connect()
-            for word, channel_word, command in (
-                ("psubscribe", _KEY_EVENTS_WORD, ("PSUBSCRIBE", KEY_EVENTS)),
-                ("subscribe", _MARK_WORD, ("SUBSCRIBE", f"{MARK_CHANNEL}doctor")),
-            ):
-                self._send(connection, word, command)
-                state = self.rights[word]
-                self.rights[channel_word] = state if state in (_OK, _CHANNEL) else _UNSEEN
-                if state == _CHANNEL:
-                    self.rights[word] = _OK
-            self._send(connection, "monitor", ("MONITOR",), fine="can't execute|allowed in this context")
-        finally:
-            connection.disconnect()
-        if self.rights["publish"] == _CHANNEL:
-            self.rights["publish"], self.rights[_MARK_WORD] = _OK, _CHANNEL
-
-    def _send(self, connection: Any, word: str, command: tuple[str, ...], fine: str = "") -> None:
-        connection.send_command(*command)
-        self._noted(word, connection.read_response, fine)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
-
-
-def _state_of(error: Exception, fine: str) -> str:
-    text = str(error).split("\n", 1)[0]
-    lowered = text.lower()
-    if isinstance(error, redis.exceptions.NoPermissionError) or "noperm" in lowered:
-        return _CHANNEL if "channel" in lowered else _DENIED
-    if lowered.startswith(("unknown command", "unknown subcommand")) or "unknown command" in lowered:
-        return _ABSENT
-    if fine and re.search(fine, lowered):
-        return _OK
-    return text[:120]
-
-
-def _room(out: Path) -> Room:
-    """Return the disk that `out` would lie on: that of the nearest folder that exists."""
-    folder = out.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return Room(str(folder), shutil.disk_usage(folder).free, os.access(folder, os.W_OK))

@@ -129,6 +129,8 @@ def record(options: RecordOptions, on_progress: Callable[[Progress], None] = lam
         The disk is full before anything was recorded, or the tables could not be made: what was
         recorded stays.
     """
+    if options.keep_raw and options.keys != "plain":
+        raise UsageError("--keep-raw keeps every key and value in clear, which --keys hashed is to hide. Choose one.")
     folder, meta = _resumed(options) if options.resume else _created(options)
     try:
         with locked(folder, RECORDING):

@@ -32,7 +32,7 @@ KEY_EVENTS = "__keyevent@*__:*"
 # Exactly what a recording in any mode needs; `doctor` and every refusal print it.
 ACL_LINE = (
     "ACL SETUSER coldcache +monitor +psubscribe +subscribe +publish +multi +exec +echo +time +info +config|get +config|set "
-    "+client|info +client|setname +client|setinfo +client|list +client|kill +cluster|nodes "
+    "+client|info +client|setname +client|list +client|kill +cluster|nodes "
     f"&{KEY_EVENTS} &{MARK_CHANNEL}*"
 )
 _DEFAULT_PORT = 6379
@@ -152,8 +152,10 @@ def friendly(node: str, *, tls: bool = False) -> Iterator[None]:
     """Turn the client library's errors into one sentence; they may hold the URL, so none is quoted."""
     try:
         yield
-    except redis.AuthenticationError:
-        raise ServerRefusedError(f"{node} refuses the user or password of the URL. Check them.") from None
+    except redis.AuthenticationError as error:
+        raise ServerRefusedError(_not_let_in(node, str(error).lower())) from None
+    except redis.InvalidResponse:
+        raise ServerRefusedError(f"What answers at {node} is no Redis. Check host and port of the URL.") from None
     except redis.exceptions.NoPermissionError:
         raise ServerRefusedError(
             f"{node}: the user may not run what the recording needs. See what is missing with: coldcache doctor. "
@@ -162,11 +164,18 @@ def friendly(node: str, *, tls: bool = False) -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError, ConnectionError, TimeoutError) as error:
         raise ServerUnreachableError(_unreachable(node, str(error).lower(), tls=tls)) from None
     except redis.ResponseError as error:
-        if "noauth" in str(error).lower():
-            raise ServerRefusedError(
-                f"{node} wants a password, and the URL has none: redis://user:password@host:port."
-            ) from None
         raise ServerRefusedError(f"{node} refuses a command that the recording needs: {_first_words(error)}") from None
+
+
+def _not_let_in(node: str, error: str) -> str:
+    if "authentication required" in error or "noauth" in error:
+        return (
+            f"{node} wants a password, and the URL has none. It should look like redis://user:password@host:port, "
+            "or redis://:password@host:port where there are no users."
+        )
+    if "without any password" in error or "no password is set" in error:
+        return f"{node} has no password set, but the URL holds one. Leave it out of the URL."
+    return f"{node} refuses the user or password of the URL. Check them."
 
 
 def _unreachable(node: str, error: str, *, tls: bool) -> str:
@@ -235,7 +244,7 @@ def client_of(url: str, name: str, *, reply_timeout_s: float = _REPLY_TIMEOUT_S)
     """
     try:
         return redis.Redis.from_url(
-            _without_protocol(url),
+            bare_url(url),
             protocol=protocol_of(url),
             single_connection_client=True,
             client_name=name,
@@ -251,11 +260,11 @@ def client_of(url: str, name: str, *, reply_timeout_s: float = _REPLY_TIMEOUT_S)
         raise UrlError(f"The URL of {node_name(url)} has an option that cannot be read. Check what follows '?'.") from None
 
 
-def _without_protocol(url: str) -> str:
-    """Return the URL without ``protocol=``, which is passed on as a number."""
+def bare_url(url: str) -> str:
+    """Return the URL without ``protocol=``, passed on as a number, and without a database: SELECT would be one right more."""
     parts = urlsplit(url)
-    query = "&".join(part for part in parts.query.split("&") if part and not part.startswith("protocol="))
-    return urlunsplit(parts._replace(query=query))
+    query = "&".join(part for part in parts.query.split("&") if part and not part.startswith(("protocol=", "db=")))
+    return urlunsplit(parts._replace(query=query, path=parts.path if parts.scheme == "unix" else ""))
 
 
 def client_fields(reply: object) -> dict[str, str]:
@@ -386,7 +395,7 @@ class Control:
         redis-py does the handshake (TLS, ACL user, unix socket); after that its socket is ours.
         """
         pool = redis.ConnectionPool.from_url(
-            _without_protocol(self.url),
+            bare_url(self.url),
             protocol=protocol_of(self.url),
             client_name=CAPTURE_NAME,
             socket_connect_timeout=_CONNECT_TIMEOUT_S,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -14,6 +15,8 @@ import papermill
 
 from coldcache.errors import ParameterTypeError, UnknownNameError, UnknownParameterError, UsageError, did_you_mean
 
+# Tag of a parameters cell: this notebook does something, and a report on a case must not do it again.
+NOT_FOR_REPORTS = "report-never"
 _CREDENTIALS = re.compile(r"\w+://[^/\s]*@")
 
 
@@ -33,19 +36,35 @@ def notebooks_folder() -> Path:
 
 
 def notebook_names() -> list[str]:
-    """Return the names of the notebooks, in reading order."""
-    return sorted(path.stem for path in notebooks_folder().glob("[0-9]*.ipynb"))
+    """Return the names of the notebooks that a report runs, in reading order."""
+    return [path.stem for path in _notebooks() if not _never_reported(path)]
+
+
+def _notebooks() -> list[Path]:
+    return sorted(notebooks_folder().glob("[0-9]*.ipynb"))
+
+
+def _never_reported(notebook: Path) -> bool:
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    return any(NOT_FOR_REPORTS in cell["metadata"].get("tags", ()) for cell in cells)
 
 
 def notebook_path(name: str) -> Path:
-    """Return the notebook of that name, with or without ``.ipynb``.
+    """Return the notebook of a report of that name, with or without ``.ipynb``.
 
     Raises
     ------
     UnknownNameError
         There is no such notebook.
+    UsageError
+        It does something itself, like recording, and is no part of a report.
     """
     stem = name.removesuffix(".ipynb")
+    if any(stem == path.stem and _never_reported(path) for path in _notebooks()):
+        raise UsageError(
+            f"{stem} is no part of a report: it would record, while a report explains what was recorded. "
+            "Open it in JupyterLab, or record with: coldcache record"
+        )
     if stem not in (known := notebook_names()):
         raise UnknownNameError(f"There is no notebook {name!r}.{did_you_mean(stem, known)} Notebooks: {', '.join(known)}.")
     return notebooks_folder() / f"{stem}.ipynb"

@@ -274,12 +274,15 @@ class AccessBuilder:
         self._written: set[tuple[int, str]] = set()
         self._removed: set[tuple[int, str]] = set()
         self._expire_set: set[tuple[int, str]] = set()
+        self._missed: dict[tuple[int, str], str | None] = {}
         for event in self._pending:
             db_key = (event.db, event.key)
             self.counts.events += 1
             self.counts.by_event[event.event] += 1
             if event.event == "keymiss":
                 misses[db_key] += 1
+                # Now: the same command may write the key next (SET … GET).
+                self._missed[db_key] = self._state_of(db_key)
             elif event.event in _REMOVALS:
                 self._gone[db_key] = _REMOVALS[event.event]
                 self._removed.add(db_key)
@@ -338,8 +341,9 @@ class AccessBuilder:
         if use.lookups and verb not in NO_KEYMISS_EVENT:
             if misses[db_key] > 0:
                 misses[db_key] -= use.lookups if misses[db_key] >= use.lookups else 1
-                return "miss", self._state_of(db_key)
-            self._gone[db_key] = _PRESENT
+                return "miss", self._missed[db_key]
+            if db_key not in self._removed:  # by this very command: GETDEL, GETEX with a time that is past
+                self._gone[db_key] = _PRESENT
             return "hit", None
         if verb in STRING_WRITES:
             return ("written" if db_key in self._written else "refused"), None
