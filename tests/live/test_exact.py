@@ -141,11 +141,9 @@ def test_resp3_and_unix_sockets_are_recorded_exactly(server_binary_path: str, tm
     socket = tmp_path / "redis.sock"
     with lab_server(server_binary_path, "--unixsocket", str(socket)) as url:
         through = f"unix://{socket}?protocol={protocol}"
-        with recorder(url, tmp_path / "case-tcp", "--seconds", "4"):
-            case = None
-            worker = clients([(through.split("?")[0], ["a"])], 3)[0]
-            case = record(RecordOptions(url=through, out=tmp_path / "case", seconds=3))
-            worker.communicate()
+        worker = clients([(through.split("?", maxsplit=1)[0], ["a"])], 4)[0]
+        case = record(RecordOptions(url=through, out=tmp_path / "case", seconds=3))
+        worker.communicate()
         over_tcp = record(RecordOptions(url=f"{url}?protocol={protocol}", out=tmp_path / "case-3", seconds=2))
     for one in (case, over_tcp):
         ledger = miss_ledger(one)

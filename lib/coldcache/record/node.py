@@ -24,6 +24,7 @@ from coldcache.record.journal import AppendedLines, Journal
 from coldcache.record.key_events import KeyEventSetting
 from coldcache.record.server import MARK_CHANNEL, Control, ServerIdentity, friendly, node_name
 from coldcache.record.watch import SafetyWatch, Vitals
+from coldcache.sources.accesses import END_MARK
 from coldcache.sources.info import parse_info
 
 _INFO_INTERVAL_S = 0.5
@@ -243,12 +244,12 @@ class NodeRecorder:
                 self._journal.stream_path(number),
                 mode=mode,
                 channel=f"{MARK_CHANNEL}{token}",
-                end_mark=f"coldcache-end-{token}",
+                end_mark=f"{END_MARK}{token}",
             ),
             # Our INFO lines are known by their address; without lines or addresses, by a mark.
             mark=f"coldcache-{token}" if mode == "events" or control.unix else None,
             channel=f"{MARK_CHANNEL}{token}",
-            end_mark=f"coldcache-end-{token}",
+            end_mark=f"{END_MARK}{token}",
         )
         self._journal.epoch(
             number,

@@ -276,9 +276,11 @@ class _Session:
             self._start_nodes()
             self._mark_unfinished()
             self._start_process(undo)
-            how = self._watch()
+            began = time.monotonic()
+            how = self._watch(began)
             self._end_process()
             self._end_nodes()
+            self.tell(self._progress(time.monotonic() - began))
             failed = [node.failed for node in self.nodes.values() if node.failed]
             self.journal.end(failed[0] if failed and len(failed) == len(self.nodes) else how)
 
@@ -396,9 +398,8 @@ class _Session:
         keep_heap_files(self.folder, self._captures)
         self._captures = []
 
-    def _watch(self) -> str:
+    def _watch(self, begin: float) -> str:
         """Tell the progress until something ends the recording; return what."""
-        begin = time.monotonic()
         told = 0.0
         while True:
             elapsed = time.monotonic() - begin

@@ -264,7 +264,9 @@ def bare_url(url: str) -> str:
     """Return the URL without ``protocol=``, passed on as a number, and without a database: SELECT would be one right more."""
     parts = urlsplit(url)
     query = "&".join(part for part in parts.query.split("&") if part and not part.startswith(("protocol=", "db=")))
-    return urlunsplit(parts._replace(query=query, path=parts.path if parts.scheme == "unix" else ""))
+    if parts.scheme == "unix":  # urlunsplit would leave out the empty host's slashes
+        return f"unix://{parts.netloc}{parts.path}{'?' if query else ''}{query}"
+    return urlunsplit(parts._replace(query=query, path=""))
 
 
 def client_fields(reply: object) -> dict[str, str]:

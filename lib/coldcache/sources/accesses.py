@@ -25,6 +25,7 @@ from coldcache.sources.monitor import KeyEvent, Listening, Mark, MonitorLine, St
 # What a removal event says about the next miss of that key.
 _REMOVALS = {"expired": "expired", "evicted": "evicted", "del": "deleted", "rename_from": "deleted", "move_from": "deleted"}
 _PRESENT = ""  # state of a key that is there
+END_MARK = "coldcache-end-"  # what the recorder echoes last
 _MS = {"EX": 1000, "PX": 1, "EXAT": 1000, "PXAT": 1}
 _TTL_COMMANDS = {"SETEX": 1000, "PSETEX": 1, "EXPIRE": 1000, "PEXPIRE": 1, "EXPIREAT": 1000, "PEXPIREAT": 1}
 _INTEGER = re.compile(r"-?[0-9]{1,19}")  # what the server can parse; more digits it refuses
@@ -227,6 +228,8 @@ class AccessBuilder:
                 self.counts.own_lines += 1
             self._marked = True
             self._mark_step = "INFO"
+            return True
+        if name == "ECHO" and line.args[-1].startswith(END_MARK):
             return True
         if name == "MULTI":
             self._last_multi = self.seq
