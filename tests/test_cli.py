@@ -41,16 +41,25 @@ def test_diagnose_json_is_what_the_contract_says_and_nothing_else(sample: str, c
     ("arguments", "status", "says"),
     [
         (["record", "--out", "{new}", "--url-env", "DOWN"], 1, "No Redis answers at 127.0.0.1:1"),
-        (["record", "--out", "{old}", "--url-env", "DOWN"], 1, "No Redis answers"),
+        (["record", "--out", "{old}", "--url-env", "DOWN"], 64, "already exists"),
         (["record", "--out", "{new}", "--url-env", "UNSET"], 64, "The environment variable UNSET is empty"),
         (["record", "--out", "{new}", "--url-env", "HTTP"], 64, "no URL that starts with redis://"),
         (["record", "--out", "{new}", "--url-env", "BRACKET"], 64, "can be read"),
         (["record", "--out", "{new}", "--url-env", "SLASH"], 64, "can be read"),
         (["record", "--out", "{new}", "--url-env", "OPTION"], 64, "what follows '?'"),
-        (["record", "--out", "{new}", "--url-env", "SOCKET"], 64, "unix socket"),
+        (["record", "--out", "{new}", "--url-env", "SOCKET"], 1, "No Redis answers at /nonexistent/redis.sock"),
         (["record", "--out", "{new}", "--url-file", "/nonexistent"], 64, "cannot be read"),
         (["record", "--out", "{new}", "--mode", "exakt"], 64, "Did you mean 'exact'"),
         (["record"], 64, "--out"),
+        (["record", "--out", "{new}", "--resume", "{old}"], 64, "--resume"),
+        (["record", "--resume", "{old}", "--url-env", "DOWN"], 64, "holds no case.json"),
+        (["record", "--out", "{new}", "--duty", "200%"], 64, "between 0.1% and 90%"),
+        (["record", "--out", "{new}", "--duty", "often"], 64, "between 0.1% and 90%"),
+        (["record", "--out", "{new}", "--keys", "hashd"], 64, "Did you mean 'hashed'"),
+        (["record", "--out", "{new}", "--run", "x.py", "--pid", "1"], 64, "either --run"),
+        (["record", "--out", "{new}", "--keys", "hashed", "--keep-raw", "--url-env", "DOWN"], 64, "Choose one"),
+        (["doctor", "--url-env", "DOWN"], 1, "No Redis answers at 127.0.0.1:1"),
+        (["doctor", "--url-env", "UNSET"], 64, "is empty"),
         (["report", "{old}"], 64, "holds no case.json"),
         (["report", "{new}"], 64, "is not a folder"),
         (["report", "sample-healthy", "--out", "{new}", "-p", "bins_s=1"], 64, "Did you mean 'bin_s'"),
@@ -77,7 +86,7 @@ def test_a_mistake_gets_one_message_and_the_right_status(
     monkeypatch.setenv("BRACKET", "redis://:sword[fish@host")
     monkeypatch.setenv("SLASH", "redis://user:12345/swordfish@host")
     monkeypatch.setenv("OPTION", "redis://:swordfish@127.0.0.1:1/0?socket_timeout=abc")
-    monkeypatch.setenv("SOCKET", "unix:///run/redis.sock")
+    monkeypatch.setenv("SOCKET", "unix:///nonexistent/redis.sock")
     monkeypatch.delenv("UNSET", raising=False)
     (tmp_path / "old").mkdir()
     filled = [argument.format(new=tmp_path / "new", old=tmp_path / "old") for argument in arguments]
@@ -92,17 +101,6 @@ def test_a_mistake_gets_one_message_and_the_right_status(
     assert not (tmp_path / "new").exists()
 
 
-def test_record_into_an_existing_folder_is_a_wrong_argument(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    from coldcache.lab.server import lab_server
-
-    with lab_server() as url:
-        monkeypatch.setenv("REDIS_URL", url)
-        assert run(["record", "--out", str(tmp_path), "--seconds", "2"]) == 64
-    assert "already exists" in capsys.readouterr().err
-
-
 def test_the_console_script_and_the_module_are_the_same_program():
     ends = [
         subprocess.run([*command, "diagnose", "nowhere"], capture_output=True, text=True, check=False)
@@ -114,7 +112,7 @@ def test_the_console_script_and_the_module_are_the_same_program():
 
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]):
     names = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert {"demo", "record", "diagnose", "report"} <= set(names)
+    assert {"demo", "record", "doctor", "diagnose", "report"} <= set(names)
     for name in names:
         assert run([name, "--help"]) == 0
         assert len(capsys.readouterr().out.splitlines()) > 5

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from coldcache.doctor import preflight as preflight_module
+from coldcache.doctor.preflight import MODES, Check, Preflight, grant_line, judge, refuse_harm, stream_rate
+from coldcache.doctor.probe import Room, Seen, room_of
 from coldcache.errors import ServerRefusedError
-from coldcache.record import preflight as preflight_module
-from coldcache.record.preflight import MODES, Check, Preflight, grant_line, judge, refuse_harm, stream_rate
-from coldcache.record.probe import Room, Seen, room_of
 
 ROOMY = Room("/data", 100 * 10**9)
 WORDS = (

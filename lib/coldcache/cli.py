@@ -213,7 +213,8 @@ def record(
     notify-keyspace-events is extended for the recording and put back at its end, on Ctrl-C, and within seconds of a SIGKILL.
     Values are not stored, only their size, a keyed digest and their format. Look before: coldcache doctor.
     """
-    from coldcache.record.preflight import preflight, refuse_harm
+    from coldcache.doctor.preflight import preflight, refuse_harm
+    from coldcache.record.finish import read_meta
     from coldcache.record.recorder import MODES, RecordOptions
     from coldcache.record.recorder import record as record_case
     from coldcache.record.server import url_from
@@ -226,11 +227,15 @@ def record(
         raise UnknownNameError(f"There is no --keys {keys!r}.{did_you_mean(keys, _KEY_POLICIES)} Use plain or hashed.")
     if run is not None and pid is not None:
         raise UsageError("Give either --run, for a program to start, or --pid, for one that runs.")
+    if keys == "hashed" and keep_raw:
+        raise UsageError("--keep-raw keeps every key and value in clear, which --keys hashed is to hide. Choose one.")
     share = _share(duty)
     url, folder = url_from(url_env, url_file), out or resume
     assert folder is not None
     if out is not None and out.exists():
         raise CaseExistsError(f"{out} already exists, and a recording is never overwritten. Choose another --out, or --resume.")
+    if resume is not None:
+        read_meta(resume)
     found = preflight(url, out=folder, seconds=seconds, duty=share)
     chosen = refuse_harm(found, mode, force)
     if not quiet:
@@ -293,7 +298,7 @@ def doctor(
 
     Ends with 0 when a mode is possible and nothing is a problem, with 1 otherwise.
     """
-    from coldcache.record.preflight import preflight
+    from coldcache.doctor.preflight import preflight
     from coldcache.record.server import url_from
 
     found = preflight(url_from(url_env, url_file), out=out, seconds=seconds)

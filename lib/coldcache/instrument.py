@@ -100,7 +100,7 @@ def log_gc(path: str | os.PathLike[str] | None = None) -> None:
     where = os.fspath(path) if path is not None else os.environ.get(GC_LOG_VARIABLE)
     if not where:
         return
-    hook = os.path.join(os.path.dirname(__file__), "record", "gc_hook", "sitecustomize.py")
+    hook = os.path.join(os.path.dirname(__file__), "process", "gc_hook", "sitecustomize.py")
     spec = importlib.util.spec_from_file_location("coldcache_gc_hook", hook)
     assert spec is not None
     assert spec.loader is not None

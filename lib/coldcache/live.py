@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from coldcache.case import Case
+from coldcache.doctor.preflight import Preflight, preflight, refuse_harm
 from coldcache.errors import UnknownNameError, did_you_mean
 from coldcache.figures.recording import recording
-from coldcache.record.preflight import Preflight, preflight, refuse_harm
 from coldcache.record.recorder import MODES, Progress, RecordOptions, record
 from coldcache.record.server import url_from
 

@@ -16,10 +16,10 @@ import redis
 from certificates import Certificates, make_certificates, tls_server
 from clusters import cluster
 from coldcache.cli import run
+from coldcache.doctor import preflight as preflight_module
+from coldcache.doctor.preflight import Check, Preflight, preflight, refuse_harm
 from coldcache.errors import ServerRefusedError, ServerUnreachableError
 from coldcache.lab.server import lab_server, server_binary
-from coldcache.record import preflight as preflight_module
-from coldcache.record.preflight import Check, Preflight, preflight, refuse_harm
 from conftest import needed_on_ci
 
 pytestmark = pytest.mark.live

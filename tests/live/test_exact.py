@@ -18,10 +18,9 @@ from coldcache.lab.server import lab_server
 from coldcache.record.recorder import RecordOptions, record
 from coldcache.record.server import url_of_node
 from coldcache.replay.ledger import miss_ledger
-from redis.crc import key_slot
-
 from live.clusters import cluster
 from live.recorders import captures, recorder, wait_for
+from redis.crc import key_slot
 
 pytestmark = pytest.mark.live
 SECONDS = float(os.environ.get("COLDCACHE_EXACT_SECONDS", "6"))
@@ -55,7 +54,8 @@ def recorded(url: str, out: Path, targets: list[tuple[str, list[str]]]) -> tuple
 def check(case: Case, rate: float) -> None:
     ledger = miss_ledger(case)
     print(
-        f"{case.meta['servers'][0]['software']} {case.meta['servers'][0]['version']}, {ledger.windows['node'].nunique()} node(s): "
+        f"{case.meta['servers'][0]['software']} {case.meta['servers'][0]['version']}, "
+        f"{ledger.windows['node'].nunique()} node(s): "
         f"{rate:,.0f} commands/s, {ledger.total:,} reads, {ledger.hits:,} hits, {ledger.misses:,} misses, "
         f"INFO {ledger.info_hits:,} and {ledger.info_misses:,}, residual {ledger.residual}"
     )

@@ -17,8 +17,8 @@ import memray
 import psutil
 import pytest
 from coldcache.errors import ProcessNotFoundError, UsageError
-from coldcache.record.process import ProcessSampler, cgroup_folders, cgroup_sample
-from coldcache.record.program import Attached, CommandError, MemrayMissingError, Program, attach, detach
+from coldcache.process.program import Attached, CommandError, MemrayMissingError, Program, attach, detach
+from coldcache.process.sampler import ProcessSampler, cgroup_folders, cgroup_sample
 from coldcache.sources.heap import read_heap
 from coldcache.sources.jsonl import json_lines
 from coldcache.sources.process import gc_table, process_table
@@ -342,7 +342,7 @@ def test_another_users_process_needs_permission(tmp_path: Path, running: Callabl
     target = running(python, "-c", "import time; time.sleep(60)")
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     code = (
-        "from coldcache.record.program import attach; from pathlib import Path; "
+        "from coldcache.process.program import attach; from pathlib import Path; "
         f"print(attach({target.pid}, Path('/tmp')).why_not)"
     )
     run = subprocess.run(
@@ -412,7 +412,7 @@ def test_a_killed_recorder_loses_nothing_and_a_resumed_one_goes_on(
     code = f"""
 import time
 from pathlib import Path
-from coldcache.record.process import ProcessSampler
+from coldcache.process.sampler import ProcessSampler
 ProcessSampler({target.pid}, Path({str(tmp_path)!r})).start()
 time.sleep(60)
 """

@@ -20,14 +20,14 @@ from typing import Any
 from coldcache import __version__
 from coldcache.case import Case, iso, new_case_folder, utc_now, write_meta
 from coldcache.errors import ColdcacheError, RecordingFailedError, UsageError
+from coldcache.process.program import Program, attach, detach
+from coldcache.process.sampler import ProcessSampler
 from coldcache.record.build import keep_heap_files
 from coldcache.record.finish import RECORDING, finish_case, locked, open_case, read_meta
 from coldcache.record.guardian import Guardian
 from coldcache.record.journal import AppendedLines, Journal
 from coldcache.record.live import LiveMisses
 from coldcache.record.node import NodeOptions, NodeRecorder
-from coldcache.record.process import ProcessSampler
-from coldcache.record.program import Program, attach, detach
 from coldcache.record.server import node_name, url_of_node
 from coldcache.record.topology import primaries
 

@@ -1,6 +1,6 @@
 """Before a recording: what it may do here, what it would cost, and what it would harm.
 
-Judged from what :mod:`coldcache.record.probe` has seen; the judgement asks no server anything.
+Judged from what :mod:`coldcache.doctor.probe` has seen; the judgement asks no server anything.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from coldcache.errors import ServerRefusedError
-from coldcache.record.guardian import MOST_BUFFER_BYTES, buffer_limit
-from coldcache.record.key_events import merged_flags
-from coldcache.record.probe import (
+from coldcache.doctor.probe import (
     ABSENT,
     CHANNEL,
     DENIED,
@@ -34,6 +31,9 @@ from coldcache.record.probe import (
     look_or_why,
     room_of,
 )
+from coldcache.errors import ServerRefusedError
+from coldcache.record.guardian import MOST_BUFFER_BYTES, buffer_limit
+from coldcache.record.key_events import merged_flags
 from coldcache.record.server import ACL_LINE, OLDEST_EXACT, url_of_node
 from coldcache.record.topology import primaries
 from coldcache.showing import SelfShowing
