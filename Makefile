@@ -36,7 +36,7 @@ samples: $(READY) ## record the shipped samples anew
 	$(BIN)/python tools/make_samples.py
 
 bench: $(READY)  ## measure what the README says about cost
-	$(BIN)/python benchmarks/recording_cost.py
+	$(BIN)/python benchmarks/record.py cost
 
 lint: $(READY)   ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

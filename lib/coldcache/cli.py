@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from coldcache import __version__
 from coldcache.errors import CaseExistsError, ColdcacheError, MissingExtraError, UnknownNameError, UsageError, did_you_mean
@@ -79,10 +81,17 @@ def _bar(name: str, quiet: bool, total: float | None, *columns: ProgressColumn) 
 
 @contextmanager
 def _recording_bar(seconds: float | None, quiet: bool) -> Iterator[Callable[[RecordingProgress], None]]:
-    with _bar("recording", quiet, seconds) as update:
+    """Show a recording's bar, and below it what it has seen so far."""
+    bar = Progress(SpinnerColumn(), TextColumn("recording"), BarColumn(), TimeElapsedColumn())
+    task = bar.add_task("recording", total=seconds)
+    if quiet or not _messages.is_terminal:
+        yield lambda now: None
+        return
+    with Live(bar, console=_messages, transient=True) as live:
 
         def show(now: RecordingProgress) -> None:
-            update(completed=now.elapsed_s, shown=_progress_line(now))
+            bar.update(task, completed=now.elapsed_s)
+            live.update(Group(bar, Text(_progress_line(now))))
 
         yield show
 

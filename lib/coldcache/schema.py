@@ -156,6 +156,20 @@ CONFIG = Table(
     _columns(("node", _LABEL, "which server, host:port"), ("parameter", _TEXT, "name"), ("value", _TEXT, "value")),
 )
 
+SLOWLOG = Table(
+    "slowlog",
+    "server/slowlog.parquet",
+    "slow commands of the recorded time, as SLOWLOG GET had them at the end; their arguments are left out",
+    _columns(
+        ("t", TIME, "when it ran, whole seconds"),
+        ("node", _LABEL, "which server, host:port"),
+        ("command", _LABEL, "upper case; container commands with their subcommand"),
+        ("duration_us", pa.int64(), "time it took to execute, microseconds"),
+        ("arguments", pa.int32(), "how many it had, its name included, as far as the log keeps them (32)"),
+        ("client", _TEXT, "address of its client"),
+    ),
+)
+
 PROCESS = Table(
     "process",
     "process/rss.parquet",
@@ -248,7 +262,7 @@ HEAP_STACKS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        ACCESSES, KEY_EVENTS, INFO, COMMANDSTATS, ERRORSTATS, CONFIG,
+        ACCESSES, KEY_EVENTS, INFO, COMMANDSTATS, ERRORSTATS, CONFIG, SLOWLOG,
         PROCESS, CGROUP, GC, APP_LOG, HEAP_SNAPSHOTS, HEAP_INTERVALS, HEAP_STACKS,
     )
 }  # fmt: skip

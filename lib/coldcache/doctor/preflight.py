@@ -666,9 +666,7 @@ def _grant(seen: Seen) -> str:
     """Return the line that an administrator pastes; it names no user, for that is part of the URL."""
     refused = CHANNEL in (seen.rights.get(KEY_EVENTS_WORD), seen.rights.get(MARK_WORD))
     line = grant_line(seen.software, seen.numbers, channels_refused=refused)
-    return (
-        f"As an administrator, with your URL's user in place of 'coldcache' (a new one also wants: on >PASSWORD): {line}"
-    )
+    return f"As an administrator, with your URL's user in place of 'coldcache' (a new one also wants: on >PASSWORD): {line}"
 
 
 def _slots_served(cluster_nodes: str) -> int:

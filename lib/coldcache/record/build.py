@@ -28,7 +28,7 @@ from coldcache.sources.accesses import AccessBuilder, EpochStart
 from coldcache.sources.app_log import app_log_table
 from coldcache.sources.heap import read_heap
 from coldcache.sources.info import InfoSample, commandstats_table, errorstats_table, info_table
-from coldcache.sources.jsonl import json_lines
+from coldcache.sources.jsonl import json_lines, stamped_table
 from coldcache.sources.monitor import StreamReader
 from coldcache.sources.process import cgroup_table, gc_table, process_table
 
@@ -341,6 +341,23 @@ def _server_tables(folder: Path, session: dict[str, Any], events: list[dict[str,
         rows = [(node, name, value) for node, values in configs.items() for name, value in sorted(values.items())]
         frame = pd.DataFrame(rows, columns=[column.name for column in schema.CONFIG.columns])
         write_table(folder, "config", frame)
+    _slow_commands(folder, session, events)
+
+
+def _slow_commands(folder: Path, session: dict[str, Any], events: list[dict[str, Any]]) -> None:
+    """Write the slow log; our own commands are left out of it, as of everything."""
+    logs = [event for event in events if event["event"] == "slowlog"]
+    own = {address for event in events if event["event"] == "epoch" for address in event["own"]}
+    rows = [
+        (entry["stamp_us"], event["node"], entry["command"], entry["duration_us"], entry["arguments"], entry["client"])
+        for event in logs
+        for entry in event["entries"]
+        if entry["client"] not in own
+    ]
+    if logs:
+        # Its times are whole seconds.
+        began = pd.Timestamp(int(session["stamp_us"]) // 1_000_000, unit="s", tz="UTC").as_unit("us")
+        _add_rows(folder, "slowlog", stamped_table(rows, schema.SLOWLOG), began)
 
 
 def _replace_rows(folder: Path, name: str, frame: pd.DataFrame | None, first_epoch: int) -> None:
@@ -365,11 +382,16 @@ def _process_tables(folder: Path, session: dict[str, Any], built: Built, hidden:
         frame = table_of(lines)
         if hidden is not None and "key" in frame:
             frame["key"] = hidden.of(frame["key"])
-        earlier = read_table(folder, name)
-        if earlier is not None and len(earlier := earlier[earlier["t"] < began]):
-            frame = pd.concat([earlier, frame], ignore_index=True)
-        write_table(folder, name, frame)
+        _add_rows(folder, name, frame, began)
     _heap_tables(folder, built)
+
+
+def _add_rows(folder: Path, name: str, frame: pd.DataFrame, began: pd.Timestamp) -> None:
+    """Write a table without epochs: rows from before the session as they are, then these."""
+    earlier = read_table(folder, name)
+    if earlier is not None and len(earlier := earlier[earlier["t"] < began]):
+        frame = pd.concat([earlier, frame], ignore_index=True)
+    write_table(folder, name, frame)
 
 
 def _heap_tables(folder: Path, built: Built) -> None:

@@ -168,7 +168,8 @@ def _nodes(built: Built) -> list[str]:
 def _tidy_raw(folder: Path, *, keep: bool) -> None:
     raw = folder / "raw"
     if not keep:
-        shutil.rmtree(raw, ignore_errors=True)
+        if raw.exists():
+            shutil.rmtree(raw)  # it holds values in clear: a failure must be heard of
         return
     for path in raw.glob("stream-*.resp"):
         _compress(path)

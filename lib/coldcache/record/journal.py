@@ -12,6 +12,7 @@ epoch        ``epoch``, ``mode``, ``joins``, ``own``, ``control``, ``mark``, ``c
 epoch_end    ``epoch``, ``reason``, ``asked``: whether we ended it ourselves
 distrust     ``epoch``, ``samples``: how many INFO samples of it still count
 config       ``node``, ``values``
+slowlog      ``node``, ``entries``: time, command, duration, client
 note         ``text``: what a reader of the case should know
 end          ``how``
 ===========  ================================================================================
@@ -103,6 +104,10 @@ class Journal:
     def config(self, node: str, values: dict[str, str]) -> None:
         """Keep the configuration of a server."""
         self._write("config", node=node, values=values)
+
+    def slow_commands(self, node: str, entries: list[dict[str, Any]]) -> None:
+        """Keep the slow log of a server."""
+        self._write("slowlog", node=node, entries=entries)
 
     def note(self, text: str) -> None:
         """Keep what a reader of the case should know."""

@@ -136,6 +136,7 @@ class NodeRecorder:
         self._first_sample = threading.Event()
         self._watch = SafetyWatch(options.ops_before)
         self._limit_bytes = 0
+        self._began_s = time.time()
         self._clock_offset_us = 0
         self._disconnections: int | None = None
         # What `exact` has been brought down to; the cheapest mode that still tells something.
@@ -219,6 +220,11 @@ class NodeRecorder:
             self._guard = 0
         self._drop_control()
 
+    def _keep_slow_commands(self) -> None:
+        if self._control:
+            with contextlib.suppress(redis.RedisError, OSError):
+                self._journal.slow_commands(self.node, self._control.slow_commands(int(self._began_s)))
+
     def _put_back(self) -> None:
         if self._setting and self._control:
             with contextlib.suppress(redis.RedisError, OSError):
@@ -286,6 +292,7 @@ class NodeRecorder:
         """Close an epoch and begin the next one, if there is to be one."""
         if end.kind == "stop":
             self._put_back()
+            self._keep_slow_commands()
             self._finish(epoch, end)
             return None
         if end.kind == "switch":

@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.connection import ConnectionInterface
 from redis.retry import Retry
 
+from coldcache.commands import full_name
 from coldcache.errors import ServerRefusedError, ServerUnreachableError, UrlError
 from coldcache.sources.info import parse_info
 
@@ -32,13 +33,14 @@ KEY_EVENTS = "__keyevent@*__:*"
 # Exactly what a recording in any mode needs; `doctor` and every refusal print it.
 ACL_LINE = (
     "ACL SETUSER coldcache +monitor +psubscribe +subscribe +publish +multi +exec +echo +time +info +config|get +config|set "
-    "+client|info +client|setname +client|list +client|kill +cluster|nodes "
+    "+client|info +client|setname +client|list +client|kill +cluster|nodes +slowlog|get "
     f"&{KEY_EVENTS} &{MARK_CHANNEL}*"
 )
 _DEFAULT_PORT = 6379
 # MONITOR lines follow their command since 6.2.4 (redis#8859); the events' order relies on it.
 OLDEST_EXACT = (6, 2, 4)
 _CONNECT_TIMEOUT_S = 5
+_SLOWLOG_ENTRIES = 1000
 _REPLY_TIMEOUT_S = 10
 # Where the server's files lie says nothing about its cache, and reports travel.
 _PATHS = frozenset({"dir", "logfile", "pidfile", "aclfile", "unixsocket", "tls-cert-file", "tls-ca-cert-dir", "tls-ca-cert-file"})
@@ -370,6 +372,28 @@ class Control:
             name: "(redacted)" if value and (name in _PATHS or _SECRETS.search(name)) else str(value)
             for name, value in sorted((str(name), value) for name, value in raw.items())
         }
+
+    def slow_commands(self, since_s: int) -> list[dict[str, Any]]:
+        """Return the slow log's entries from a time on (Unix seconds), without arguments: they hold values.
+
+        Empty where SLOWLOG is refused: it is worth having, not worth failing for.
+        """
+        self._client.set_response_callback("SLOWLOG GET", lambda reply, **_: reply)
+        try:
+            entries = self._client.execute_command("SLOWLOG GET", _SLOWLOG_ENTRIES)
+        except redis.ResponseError:
+            return []
+        return [
+            {
+                "stamp_us": int(entry[1]) * 1_000_000,
+                "command": full_name([str(word) for word in entry[3]]),
+                "duration_us": int(entry[2]),
+                "arguments": len(entry[3]),
+                "client": str(entry[4]) if len(entry) > 4 else None,
+            }
+            for entry in entries
+            if int(entry[1]) >= since_s and entry[3]
+        ]
 
     def key_event_setting(self) -> str:
         """Return ``notify-keyspace-events`` as the server prints it."""

@@ -25,6 +25,8 @@ from coldcache.sources.monitor import KeyEvent, Listening, Mark, MonitorLine, St
 # What a removal event says about the next miss of that key.
 _REMOVALS = {"expired": "expired", "evicted": "evicted", "del": "deleted", "rename_from": "deleted", "move_from": "deleted"}
 _PRESENT = ""  # state of a key that is there
+_NO_KEYS: set[tuple[int, str]] = set()  # shared, never changed
+_NO_MISSES: Counter[tuple[int, str]] = Counter()
 END_MARK = "coldcache-end-"  # what the recorder echoes last
 _MS = {"EX": 1000, "PX": 1, "EXAT": 1000, "PXAT": 1}
 _TTL_COMMANDS = {"SETEX": 1000, "PSETEX": 1, "EXPIRE": 1000, "PEXPIRE": 1, "EXPIREAT": 1000, "PEXPIREAT": 1}
@@ -126,6 +128,11 @@ class AccessBuilder:
         self._start = EpochStart(own=frozenset(own_clients))
         self._digest_key = digest_key
         self._pending: list[KeyEvent] = []
+        # What the events before the line at hand did.
+        self._written: set[tuple[int, str]] = _NO_KEYS
+        self._removed: set[tuple[int, str]] = _NO_KEYS
+        self._expire_set: set[tuple[int, str]] = _NO_KEYS
+        self._missed: dict[tuple[int, str], str | None] = {}
         self._gone: dict[tuple[int, str], str] = {}
         self._since_start = True
         self._in_multi: set[str] = set()
@@ -273,11 +280,11 @@ class AccessBuilder:
 
     def _take_events(self, line: MonitorLine) -> Counter[tuple[int, str]]:
         """Apply the events before this line; return its unclaimed keymiss events by (db, key)."""
+        if not self._pending:
+            self._written = self._removed = self._expire_set = _NO_KEYS
+            return _NO_MISSES
         misses: Counter[tuple[int, str]] = Counter()
-        self._written: set[tuple[int, str]] = set()
-        self._removed: set[tuple[int, str]] = set()
-        self._expire_set: set[tuple[int, str]] = set()
-        self._missed: dict[tuple[int, str], str | None] = {}
+        self._written, self._removed, self._expire_set, self._missed = set(), set(), set(), {}
         for event in self._pending:
             db_key = (event.db, event.key)
             self.counts.events += 1

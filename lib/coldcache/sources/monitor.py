@@ -17,6 +17,10 @@ _LINE = re.compile(rb'(\d{1,12})\.(\d{6}) \[(\d{1,9}) (.*?)\] (".*)\Z', re.DOTAL
 _ARGUMENT = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"(?: |\Z)', re.DOTALL)
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*\Z")  # printable ASCII without the quote and the backslash
 _CHANNEL = re.compile(rb"__keyevent@(\d{1,9})__:(.+)\Z", re.DOTALL)
+# A key event as servers send it, up to its key: the fast path of what RESP would let be written otherwise.
+_PMESSAGE = re.compile(
+    rb"[*>]4\r\n\$8\r\npmessage\r\n\$17\r\n__keyevent@\*__:\*\r\n\$\d+\r\n__keyevent@(\d{1,9})__:([^\r]+)\r\n\$(\d{1,9})\r\n"
+)
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 
 _NAMED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
@@ -135,6 +139,17 @@ class _FrameReader:
         self._at = 0
         return bool(chunk)
 
+    def key_event(self) -> KeyEvent | None:
+        """Return the next frame if it is a key event that has arrived whole; else None, and nothing is taken."""
+        if (match := _PMESSAGE.match(self._buffer, self._at)) is None:
+            return None
+        start = match.end()
+        end = start + int(match[3])
+        if len(self._buffer) < end + 2:
+            return None
+        self._at = end + 2
+        return KeyEvent(int(match[1]), match[2].decode("latin-1"), escape(self._buffer[start:end]))
+
     def line(self) -> bytes | None:
         """Return the bytes up to the next line end, without it; None at the end of the stream."""
         while (end := self._buffer.find(b"\r\n", self._at)) < 0:
@@ -176,7 +191,11 @@ class StreamReader:
 
     def __iter__(self) -> Iterator[StreamItem]:
         frames = self._frames
-        while (head := frames.line()) is not None:
+        while True:
+            while event := frames.key_event():
+                yield event
+            if (head := frames.line()) is None:
+                return
             kind = head[:1]
             if kind == b"+":
                 if head != b"+OK":
