@@ -14,7 +14,7 @@ from pathlib import Path
 import coldcache
 import pytest
 from coldcache.case import Case
-from coldcache.lab.server import lab_server
+from coldcache.lab.server import lab_server, server_binary
 from coldcache.record.recorder import RecordOptions, record
 from coldcache.record.server import url_of_node
 from coldcache.replay.ledger import miss_ledger
@@ -23,7 +23,7 @@ from live.recorders import captures, recorder, wait_for
 from redis.crc import key_slot
 
 pytestmark = pytest.mark.live
-SECONDS = float(os.environ.get("COLDCACHE_EXACT_SECONDS", "6"))
+SECONDS = float(os.environ.get("COLDCACHE_EXACT_SECONDS", "4"))
 RATE = 26_000  # commands per second, over all clients
 LEAST_RATE = 20_000 if "COLDCACHE_EXACT_SECONDS" in os.environ else 5_000  # a shared machine may be slow
 SCRIPT = Path(__file__).with_name("mixed_traffic.py")
@@ -105,9 +105,9 @@ def test_a_cluster_is_recorded_whole_into_one_case(server_binary_path: str, tmp_
     assert set(case.accesses["node"].astype("str")) == {url.split("/")[2] for url in urls}
 
 
-def test_a_failover_is_a_gap_and_the_new_primary_is_recorded(tmp_path: Path, server_binary_path: str):
+def test_a_failover_is_a_gap_and_the_new_primary_is_recorded(tmp_path: Path):
     # GIVEN a cluster with replicas
-    with cluster(server_binary_path, primaries=3, replicas=1) as urls:
+    with cluster(server_binary(), primaries=3, replicas=1) as urls:
         primaries, replicas = urls[:3], urls[3:]
         tags = tags_of(range(0, 5461))
         with recorder(primaries[1], tmp_path / "case") as process:
@@ -141,8 +141,8 @@ def test_resp3_and_unix_sockets_are_recorded_exactly(server_binary_path: str, tm
     socket = tmp_path / "redis.sock"
     with lab_server(server_binary_path, "--unixsocket", str(socket)) as url:
         through = f"unix://{socket}?protocol={protocol}"
-        worker = clients([(through.split("?", maxsplit=1)[0], ["a"])], 4)[0]
-        case = record(RecordOptions(url=through, out=tmp_path / "case", seconds=3))
+        worker = clients([(through.split("?", maxsplit=1)[0], ["a"])], 2.5)[0]
+        case = record(RecordOptions(url=through, out=tmp_path / "case", seconds=2))
         worker.communicate()
         over_tcp = record(RecordOptions(url=f"{url}?protocol={protocol}", out=tmp_path / "case-3", seconds=2))
     for one in (case, over_tcp):

@@ -245,6 +245,25 @@ def test_a_capture_that_memray_cannot_read_is_kept_and_said(server_url: str, tmp
     assert case.missing("heap_intervals") == ["heap profile"]
 
 
+def test_slow_commands_are_kept_without_their_arguments(server_url: str, tmp_path: Path):
+    client = redis.Redis.from_url(server_url, protocol=2)
+    client.config_set("slowlog-log-slower-than", 1000)
+    script = "local t = 0 for i = 1, 2000000 do t = t + i end return redis.call('GET', KEYS[1])"
+    try:
+        case = record(
+            RecordOptions(url=server_url, out=tmp_path / "case", seconds=2),
+            lambda progress: client.eval(script, 1, "a-very-secret-key"),
+        )
+    finally:
+        client.config_set("slowlog-log-slower-than", 10000)
+        client.close()
+    slow = case.table("slowlog")
+    assert set(slow["command"].astype("str")) >= {"EVAL"}
+    assert slow["duration_us"].gt(1000).all()
+    assert "secret" not in slow.to_string()
+    assert not slow["command"].astype("str").str.startswith(("INFO", "CONFIG")).any()
+
+
 def test_the_raw_stream_is_kept_compressed_only_when_asked_for(server_url: str, tmp_path: Path):
     client = redis.Redis.from_url(server_url, protocol=2)
     options = RecordOptions(url=server_url, out=tmp_path / "case", seconds=2, keep_raw=True)
