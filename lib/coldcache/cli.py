@@ -267,7 +267,7 @@ def record(
         keys=keys,
         keep_raw=keep_raw,
         watched=not force,
-        ops_before=found.ops_per_s,
+        ops_before=None if found.primaries else found.ops_per_s,  # of a cluster it is the sum
     )
     with _recording_bar(seconds, quiet) as show:
         case = record_case(options, show)

@@ -387,3 +387,26 @@ def test_the_guardian_outlives_ctrl_c_and_ends_with_the_recorder(tmp_path: Path)
         assert not any(guardian.is_running() for guardian in guardians)
         with contextlib.closing(client_of(url)) as client, contextlib.suppress(redis.RedisError):
             assert not [entry for entry in client.client_list() if entry["name"].startswith("coldcache")]
+
+
+def test_without_its_guardian_a_recording_ends_in_good_order(tmp_path: Path):
+    with lab_server(server_binary()) as url, traffic(url), recorder(url, tmp_path / "case") as process:
+        import psutil
+
+        time.sleep(1.5)
+        psutil.Process(process.pid).children()[0].kill()
+        assert process.wait(30) == 0
+        assert setting(url) == ""
+    case = coldcache.open_case(tmp_path / "case")
+    assert "guardian" in case.meta["ended"]
+    assert miss_ledger(case).residual == 0
+
+
+def test_a_raw_stream_that_a_killed_finisher_left_behind_is_removed(tmp_path: Path):
+    with lab_server(server_binary()) as url, traffic(url):
+        case = record(RecordOptions(url=url, out=tmp_path / "case", seconds=2))
+    raw = case.folder / "raw"
+    raw.mkdir()
+    (raw / "stream-0000.resp").write_bytes(b"secret values")
+    assert coldcache.open_case(tmp_path / "case").meta["ended"] == "completed"
+    assert not raw.exists()

@@ -98,9 +98,11 @@ def build_tables(folder: Path, meta: dict[str, Any]) -> Built:
     raw = folder / "raw"
     events = read_journal(raw)
     begins = [at for at, event in enumerate(events) if event["event"] == "session"]
-    events = events[begins[-1] :] if begins else []
-    built = Built()
-    session = events[0] if events else {"first_epoch": 0, "number": 0, "stamp_us": 0}
+    built = Built(next_seq=int(meta.get("next_seq", 0)))
+    if not begins:
+        return built  # killed before it had begun: there is nothing to build, and nothing may be dropped
+    events = events[begins[-1] :]
+    session = events[0]
     _drop_parts(folder, int(session["number"]))
     samples_by_epoch: dict[int, list[dict[str, Any]]] = {}
     for line in json_lines(raw / "info.jsonl"):

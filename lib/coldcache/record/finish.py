@@ -23,6 +23,7 @@ from coldcache.record.build import Built, build_tables
 _LOCK = ".lock"
 _WAIT_FOR_ANOTHER_S = 1800.0
 RECORDING, FINISHING = "recording", "finishing"
+KEPT = "kept"  # the policy of a case whose raw stream stays
 
 
 def open_case(folder: str | Path) -> Case:
@@ -36,10 +37,16 @@ def open_case(folder: str | Path) -> Case:
         It is still being recorded.
     """
     try:
-        return cases.open_case(folder)
+        case = cases.open_case(folder)
     except UnfinishedCaseError:
         finish_case(Path(folder).expanduser())
         return cases.open_case(folder)
+    if (case.folder / "raw").exists() and case.meta["policy"].get("raw") != KEPT:
+        # Its finisher was killed between the last two steps, or somebody has just begun to resume it.
+        with contextlib.suppress(UnfinishedCaseError, OSError), locked(case.folder, FINISHING):
+            if read_meta(case.folder)["ended"] is not None:
+                _tidy_raw(case.folder, keep=False)
+    return case
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -112,7 +119,7 @@ def finish_case(folder: Path, *, already_locked: bool = False) -> None:
         try:
             built = build_tables(folder, meta)
             write_meta(folder, _finished(folder, meta, built))
-            _tidy_raw(folder, keep=meta["policy"]["raw"] == "kept")
+            _tidy_raw(folder, keep=meta["policy"]["raw"] == KEPT)
         except OSError as error:
             raise RecordingFailedError(
                 f"{folder} cannot be finished ({error.strerror or type(error).__name__}). Nothing recorded is lost: it is "
@@ -122,8 +129,8 @@ def finish_case(folder: Path, *, already_locked: bool = False) -> None:
 
 
 def _finished(folder: Path, meta: dict[str, Any], built: Built) -> dict[str, Any]:
-    first = min((epoch["epoch"] for epoch in built.epochs), default=0)
-    epochs = [epoch for epoch in meta["epochs"] if epoch["epoch"] < first] + built.epochs
+    first = min((epoch["epoch"] for epoch in built.epochs), default=None)
+    epochs = [epoch for epoch in meta["epochs"] if first is None or epoch["epoch"] < first] + built.epochs
     earlier = [gap for gap in meta["gaps"] if not built.epochs or gap["start"] < built.epochs[0]["start"]]
     gaps = earlier + _between_sessions(meta, built) + built.gaps
     info = cases.read_table(folder, "info")

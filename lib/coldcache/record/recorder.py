@@ -23,7 +23,7 @@ from coldcache.errors import ColdcacheError, RecordingFailedError, UsageError
 from coldcache.process.program import Program, attach, detach
 from coldcache.process.sampler import ProcessSampler
 from coldcache.record.build import keep_heap_files
-from coldcache.record.finish import RECORDING, finish_case, locked, open_case, read_meta
+from coldcache.record.finish import KEPT, RECORDING, finish_case, locked, open_case, read_meta
 from coldcache.record.guardian import Guardian
 from coldcache.record.journal import AppendedLines, Journal
 from coldcache.record.live import LiveMisses
@@ -142,7 +142,7 @@ def record(options: RecordOptions, on_progress: Callable[[Progress], None] = lam
             # Nothing was recorded: leave no empty folder in the way of the next attempt.
             if options.resume:
                 write_meta(folder, meta)
-                if meta["policy"]["raw"] != "kept":
+                if meta["policy"]["raw"] != KEPT:
                     shutil.rmtree(folder / "raw", ignore_errors=True)
             else:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -181,7 +181,7 @@ def _created(options: RecordOptions) -> tuple[Path, dict[str, Any]]:
         "policy": {
             "keys": options.keys,
             "values": "size, keyed digest and format only",
-            "raw": "kept" if options.keep_raw else "removed after the tables were made",
+            "raw": KEPT if options.keep_raw else "removed after the tables were made",
         },
         "notes": options.notes or {},
     }
@@ -417,6 +417,8 @@ class _Session:
                 if any(node.disk_full for node in self.nodes.values()):
                     self._drop_ballast()
                 return next((node.failed for node in self.nodes.values() if node.failed), "no server is left to record")
+            if not self.guardian.alive:
+                return "the guardian process died, and without it nobody would put the server's setting back after us"
             if full := self._disk_nearly_full():
                 self._drop_ballast()
                 return full
