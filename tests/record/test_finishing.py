@@ -599,10 +599,6 @@ def test_an_interrupted_build_of_a_resumed_case_is_made_good(tmp_path: Path):
 
 
 @pytest.mark.parametrize("left", [0, 20])
-@pytest.mark.xfail(
-    strict=True,
-    reason="build.py, build_tables: without a session event it takes number 0 and drops the first session's parts",
-)
 def test_a_resumed_session_whose_journal_was_lost_leaves_the_earlier_rows(tmp_path: Path, left: int):
     # GIVEN a power cut just after case.json was written: it has reached the disk, the journal has not
     folder = resumed(tmp_path / "case").write()
