@@ -27,8 +27,8 @@ import redis
 from coldcache.lab.server import lab_server
 from coldcache.record.finish import open_case
 
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
-COMMANDS = int(os.environ.get("COMMANDS", "300000"))
+ROUNDS = int(os.environ.get("ROUNDS", "9"))
+COMMANDS = int(os.environ.get("COMMANDS", "120000"))  # at one a round trip; more when pipelined, so that a run takes seconds
 LOSSLESS_S = float(os.environ.get("LOSSLESS_S", "30"))
 KEYS = 10_000
 MIXED = ("-t", "set,get", "-r", str(KEYS), "-d", "200")
@@ -75,6 +75,8 @@ def recorder(mode: str) -> Callable[[str, Path], contextlib.AbstractContextManag
         process = subprocess.Popen(command, env={**os.environ, "REDIS_URL": url}, stdout=subprocess.DEVNULL)
         client = redis.Redis.from_url(url, protocol=2)
         while not any(entry["name"] == "coldcache-capture" for entry in client.client_list()):
+            if process.poll() is not None:
+                raise SystemExit("the recorder did not start")
             time.sleep(0.1)
         client.close()
         time.sleep(1)
@@ -88,24 +90,31 @@ def recorder(mode: str) -> Callable[[str, Path], contextlib.AbstractContextManag
 
 
 def paired(
-    name: str, control: Callable[..., object], what: tuple[str, ...], pipeline: int, **modes: Callable[..., object]
+    name: str,
+    control: Callable[..., object],
+    what: tuple[str, ...],
+    pipeline: int,
+    times: int = 1,
+    **modes: Callable[..., object],
 ) -> None:
     """Alternate a control and the modes, on one server; print the median ratio of each to the control."""
+    commands = COMMANDS * times
     ratios: dict[str, list[float]] = {mode: [] for mode in modes}
     with lab_server() as url:
         client = redis.Redis.from_url(url, protocol=2)
         for key in range(KEYS * 9 // 10):
             client.set(f"key:{key:012d}", "v" * 200)
         client.close()
-        benchmark(url, *what, pipeline=pipeline, commands=COMMANDS // 4)
-        for _ in range(ROUNDS):
+        benchmark(url, *what, pipeline=pipeline, commands=commands // 4)
+        for turn in range(ROUNDS):
             rates = {}
-            for label, way in {"control": control, **modes}.items():
+            ways = list({"control": control, **modes}.items())
+            for label, way in ways if turn % 2 else reversed(ways):  # who goes first has an advantage
                 with tempfile.TemporaryDirectory() as folder, way(url, Path(folder)):  # type: ignore[attr-defined]
-                    rates[label] = benchmark(url, *what, pipeline=pipeline, commands=COMMANDS)
+                    rates[label] = benchmark(url, *what, pipeline=pipeline, commands=commands)
             for mode in modes:
                 ratios[mode].append(rates[mode] / rates["control"])
-            print("  " + ", ".join(f"{label} {rate:,.0f}/s" for label, rate in rates.items()), flush=True)
+            print("  " + ", ".join(f"{label} {rates[label]:,.0f}/s" for label, _ in ways), flush=True)
     for mode, found in ratios.items():
         middle, span = statistics.median(found), f"{min(found):.2f} to {max(found):.2f}"
         print(f"{name}, pipeline {pipeline}, {mode}: median ratio {middle:.2f} ({span})")
@@ -113,12 +122,14 @@ def paired(
 
 def cost() -> None:
     """Measure what each mode costs."""
-    for pipeline in (1, 16):
-        paired(
-            "against redis-cli monitor > file", redis_cli, MIXED, pipeline, monitor=recorder("monitor"), exact=recorder("exact")
-        )
-    for pipeline in (1, 16):
-        paired("90 % hits, against no recorder", nothing, HITS_90, pipeline, events=recorder("events"))
+    which = sys.argv[2:] or ["monitor", "events"]
+    for pipeline, times in ((1, 1), (16, 4)):
+        if "monitor" in which:
+            modes = {"monitor": recorder("monitor"), "exact": recorder("exact")}
+            paired("against redis-cli monitor > file", redis_cli, MIXED, pipeline, times, **modes)
+    for pipeline, times in ((1, 1), (16, 12)):
+        if "events" in which:
+            paired("90 % hits, against no recorder", nothing, HITS_90, pipeline, times, events=recorder("events"))
 
 
 def lossless(out: Path | None = None) -> None:

@@ -159,12 +159,18 @@ class Case(SelfShowing):
         """Move times of the recording machine's clock to the server's, by the offset measured at the start."""
         return t + pd.Timedelta(self.meta["clock_offsets"]["server_minus_recorder_us"], "us")
 
+    @property
+    def server(self) -> dict[str, Any]:
+        """The first server recorded; of a recording that was killed before it saw one, only that nothing is known."""
+        servers = self.meta["servers"]
+        return dict(servers[0]) if servers else {"node": "none seen", "software": "unknown", "version": ""}
+
     def _path(self, table: schema.Table) -> Path:
         return self.folder / table.path
 
     def __str__(self) -> str:
         seconds = (self.end - self.start).total_seconds()
-        server = self.meta["servers"][0]
+        server = self.server
         modes = " and ".join(dict.fromkeys(epoch["mode"] for epoch in self.epochs)) or "no"
         nodes = f", {len(self.meta['servers'])} nodes" if len(self.meta["servers"]) > 1 else ""
         lines = [

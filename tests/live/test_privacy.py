@@ -434,7 +434,6 @@ def test_a_url_that_does_not_work_is_told_in_one_sentence_without_it(server: Ser
     assert not place.case.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="record/server.py, friendly: quotes the server's refusal, which repeats AUTH's arguments")
 @pytest.mark.parametrize("command", ["record", "doctor"])
 def test_a_server_that_does_not_know_auth_does_not_make_us_print_the_password(place: Place, command: str):
     binary = shutil.which("redis-server")

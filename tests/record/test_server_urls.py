@@ -168,7 +168,6 @@ def test_an_error_of_the_connection_is_one_sentence_that_quotes_nothing(quoting:
         assert "h:1" in told
 
 
-@pytest.mark.xfail(strict=True, reason="server.py, friendly: quotes 'unknown command AUTH', which repeats the password")
 @pytest.mark.parametrize("quoting", QUOTING[1:3])
 def test_a_refusal_never_quotes_a_password(quoting: str):
     for error in REFUSALS:

@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coldcache.errors import ColdcacheError
-from coldcache.record.server import KEY_EVENTS, MARK_CHANNEL, client_fields, client_of, friendly, node_name
+from coldcache.record.server import KEY_EVENTS, MARK_CHANNEL, bare_url, client_fields, client_of, friendly, node_name
 from coldcache.sources.info import parse_info
 
 _NAME = "coldcache-doctor"
@@ -261,7 +261,12 @@ class _Probe:
         checked the right. Only a user who may not subscribe at all gets it for a moment.
         """
         pool = redis.ConnectionPool.from_url(
-            self._url, protocol=2, socket_connect_timeout=5, socket_timeout=10, retry=Retry(NoBackoff(), 0), decode_responses=True
+            bare_url(self._url),
+            protocol=2,
+            socket_connect_timeout=5,
+            socket_timeout=10,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
         )
         connection = pool.make_connection()
         try:

@@ -69,16 +69,17 @@ class _Stretch:
 class _Arrivals:
     """When which byte of a stream had arrived, by the server's clock."""
 
-    def __init__(self, path: Path, offset_us: int) -> None:
+    def __init__(self, path: Path, offset_us: int, began_us: int) -> None:
         data = path.read_bytes() if path.exists() else b""
         stamps = list(STAMP.iter_unpack(data[: len(data) // STAMP.size * STAMP.size]))
         self._bytes = [count for count, _ in stamps]
         self._times = [at + offset_us for _, at in stamps]
+        self._began_us = began_us
 
     def at(self, offset: int) -> int:
-        """Return when the byte before `offset` had arrived at the latest; 0 where nothing tells."""
+        """Return when the byte before `offset` had arrived at the latest; the epoch's begin where nothing tells."""
         place = bisect_left(self._bytes, offset)
-        return self._times[min(place, len(self._times) - 1)] if self._times else 0
+        return self._times[min(place, len(self._times) - 1)] if self._times else self._began_us
 
     def span(self) -> tuple[int, int]:
         """Return the first and the last moment; zeros without any."""
@@ -197,7 +198,8 @@ class _Streams:
         number, offset_us = int(event["epoch"]), int(event["clock_offset_us"])
         built.clock_offset_us = offset_us
         path = stream_path(self.raw, number)
-        arrivals = _Arrivals(path.with_suffix(".idx"), offset_us)
+        began_us = int(event["stamp_us"]) + offset_us
+        arrivals = _Arrivals(path.with_suffix(".idx"), offset_us, began_us)
         known = bool(self.session["number"]) or builder.counts.lines + builder.counts.events > 0
         builder.begin(
             EpochStart(
@@ -226,7 +228,6 @@ class _Streams:
         for (seq, stamp_us, epoch), line in zip(marks, lines, strict=False):
             self.samples.append(InfoSample(stamp_us, seq, line["text"], epoch, event["server"]["node"]))
         first, last = arrivals.span()
-        began_us = int(event["stamp_us"]) + offset_us
         self._add_epochs(built, event, marks, (first_us or first or began_us, last_us or last or began_us))
 
     def _notice_clock_step(

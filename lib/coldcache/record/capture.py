@@ -26,7 +26,7 @@ _HANDSHAKE_S = 10
 _STAMP_INTERVAL_S = 0.005
 # A server sends a line or two at a time, and waking for each costs both sides: let some gather. A
 # full chunk says that there is more, and then there is no time to lose.
-_GATHER_S = 0.005
+_GATHER_S = 0.01
 _SMALL_BYTES = 128 << 10
 _POLL_S = 0.5
 STAMP = struct.Struct("<Qq")  # bytes of the stream until then, wall clock of this machine in µs
@@ -45,7 +45,7 @@ CAPTURE_MODES = tuple(_ASKS)
 class StreamCapture:
     """Reads the monitoring connection and writes every byte to a file.
 
-    Beside the stream lies an index of `STAMP` records: when which byte had arrived, to 10 ms. It
+    Beside the stream lies an index of `STAMP` records: when which byte had arrived, to 15 ms. It
     dates key events, which carry no time, and the end of a recording that was cut off.
 
     Attributes

@@ -21,6 +21,7 @@ end          ``how``
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -40,6 +41,7 @@ class AppendedLines:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         self._lock = threading.Lock()
+        self._torn = False  # the line before was cut off by a full disk
 
     def append(self, entry: dict[str, Any]) -> None:
         """Write one line.
@@ -51,7 +53,12 @@ class AppendedLines:
         """
         data = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         with self._lock:
-            os.write(self._file, data)
+            if self._torn:
+                os.write(self._file, b"\n")
+            self._torn = True
+            if os.write(self._file, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._torn = False
 
     def sync(self) -> None:
         """Have it reach the disk."""

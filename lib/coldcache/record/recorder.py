@@ -93,7 +93,7 @@ class RecordOptions:
     stop : set it to end the recording from another thread
     """
 
-    url: str
+    url: str = field(repr=False)
     out: Path
     seconds: float | None = None
     mode: str = "exact"

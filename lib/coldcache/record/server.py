@@ -43,7 +43,20 @@ _CONNECT_TIMEOUT_S = 5
 _SLOWLOG_ENTRIES = 1000
 _REPLY_TIMEOUT_S = 10
 # Where the server's files lie says nothing about its cache, and reports travel.
-_PATHS = frozenset({"dir", "logfile", "pidfile", "aclfile", "unixsocket", "tls-cert-file", "tls-ca-cert-dir", "tls-ca-cert-file"})
+_PATHS = frozenset(
+    {
+        "dir",
+        "logfile",
+        "pidfile",
+        "aclfile",
+        "unixsocket",
+        "tls-cert-file",
+        "tls-client-cert-file",
+        "tls-ca-cert-dir",
+        "tls-ca-cert-file",
+        "tls-dh-params-file",
+    }
+)
 _SECRETS = re.compile(r"pass|secret|(master|primary)(auth|user)|key-file", re.IGNORECASE)
 
 
@@ -231,7 +244,8 @@ def _unreachable(node: str, error: str, *, tls: bool) -> str:
 
 
 def _first_words(error: Exception) -> str:
-    return str(error).split("\n", 1)[0][:120]
+    """Return what the server says, without the arguments it repeats: they may be a password."""
+    return re.split(r",? with args|\n", str(error), maxsplit=1, flags=re.IGNORECASE)[0][:120]
 
 
 def client_of(url: str, name: str, *, reply_timeout_s: float = _REPLY_TIMEOUT_S) -> redis.Redis:

@@ -119,7 +119,7 @@ def write_report(path: Path, case: Case, sections: list[Section], diagnosis: dic
     page = environment.get_template("page.html").render(
         case=case,
         seconds=(case.end - case.start).total_seconds(),
-        server=case.meta["servers"][0],
+        server=case.server,
         verdict=diagnosis["verdict"] if diagnosis else None,
         sections=[
             {
