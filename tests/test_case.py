@@ -79,3 +79,9 @@ def test_samples_are_complete_small_and_as_recorded():
         folder = samples_folder() / fault
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 2_000_000
         assert json.loads((folder / "case.json").read_text("utf-8"))["notes"]["lab"]["command"].startswith("coldcache demo")
+
+
+def test_what_the_recorder_noted_is_shown(tmp_path: Path):
+    case = case_of(tmp_path / "case", [line(0, "GET", "a")])
+    case.meta["recorder_notes"] = ["stepped down from exact to events: the server answers slowly"]
+    assert "note      stepped down from exact to events" in str(case)

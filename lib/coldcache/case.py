@@ -182,6 +182,7 @@ class Case(SelfShowing):
             held = f"{rows[table]:,} rows" if table in rows else "missing"
             lines.append(f"  {evidence:<14}{held}")
         lines += [f"  problem   {problem}" for problem in self.meta.get("problems", ())]
+        lines += [f"  note      {note}" for note in self.meta.get("recorder_notes", ())]
         lines += [f"  gap       {gap['start']} to {gap['end']}: {gap['reason']}" for gap in self.gaps]
         return "\n".join(lines)
 
