@@ -107,7 +107,7 @@ def test_the_server_is_left_as_it_was(server_url: str, tmp_path: Path):
     seen = {}
     record(
         RecordOptions(url=server_url, out=tmp_path / "case", seconds=2),
-        lambda progress: seen.update(during=client.config_get("notify-keyspace-events")),
+        lambda progress: seen.setdefault("during", client.config_get("notify-keyspace-events")),
     )
     # THEN the setting was extended meanwhile and is back, and no connection of ours is left
     assert seen["during"] != before
