@@ -51,6 +51,12 @@ def commands(rng: random.Random, tags: list[str]) -> Iterator[tuple[object, ...]
             [("HSET", f"{k}:h", "f", "1"), ("HGET", f"{key()}:h", "f"), ("GET", f"{k}:h"), ("HINCRBY", f"{k}:h", "n", 1)],
             [("INCR", f"{k}:n"), ("APPEND", f"{k}:a", "x"), ("STRLEN", f"{key()}:a"), ("SETRANGE", f"{k}:a", 3, "y")],
             [("SADD", f"{k}:s", "a"), ("SISMEMBER", f"{key()}:s", "a"), ("TOUCH", k, key()), ("LPUSH", f"{k}:l", "x")],
+            [
+                ("PFADD", f"{k}:p", "a"),
+                ("PFCOUNT", f"{key()}:p"),
+                ("COPY", k, f"{k}:c", "REPLACE"),
+                ("SUNIONSTORE", f"{k}:u", f"{key()}:s"),
+            ],
             [("GET", b'{%b}:bin\x00\xff\r\n"\\' % tag.encode() + str(rng.randrange(50)).encode())],
         ]
         yield from rng.choice(choices)

@@ -209,6 +209,7 @@ class _Streams:
                 own=own,
                 control=event["control"],
                 mark=event["mark"],
+                before_7=event["server"]["software"] == "Redis" and event["server"]["version"].startswith("6."),
             )
         )
         marks_before = len(builder.info_marks)

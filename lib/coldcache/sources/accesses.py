@@ -85,6 +85,7 @@ class EpochStart:
     own : addresses of our own connections as the server prints them: left out of every table
     control : the one of them that sends INFO
     mark : token of our ECHO before each INFO, on a unix socket, where all clients print alike
+    before_7 : the server is Redis 6.2, which counts fewer look-ups
     """
 
     epoch: int = 0
@@ -93,6 +94,7 @@ class EpochStart:
     own: frozenset[str] = frozenset()
     control: str | None = None
     mark: str | None = None
+    before_7: bool = False
 
 
 class AccessBuilder:
@@ -207,7 +209,7 @@ class AccessBuilder:
                 if state == _PRESENT and (verb == "FLUSHALL" or db_key[0] == line.db):
                     self._gone[db_key] = "flushed"
         self._track_multi(line.client, verb)
-        uses = key_uses(line.args)
+        uses = key_uses(line.args, before_7=self._start.before_7)
         if not self._marked:
             return  # on a unix socket, what comes before our first mark may be our own
         if not uses:
