@@ -89,7 +89,7 @@ class RecordOptions:
     watched : step down or stop when the server suffers
     ops_before : commands per second before the recording, where known
     ended : asked four times a second; a true answer ends the recording (the program has ended)
-    before_build : called when recording is over and before the tables are made
+    before_build : called as soon as the servers are recorded, and before the tables are made
     stop : set it to end the recording from another thread
     """
 
@@ -135,7 +135,6 @@ def record(options: RecordOptions, on_progress: Callable[[Progress], None] = lam
     try:
         with locked(folder, RECORDING):
             _Session(folder, meta, options, on_progress).run()
-            options.before_build()
             finish_case(folder, already_locked=True)
     except ColdcacheError:
         if not _sampled(folder):
@@ -280,6 +279,8 @@ class _Session:
             how = self._watch(began)
             self._end_process()
             self._end_nodes()
+            options.before_build()
+            keep_heap_files(self.folder, [*self._captures, *options.heap_files()])
             self.tell(self._progress(time.monotonic() - began))
             failed = [node.failed for node in self.nodes.values() if node.failed]
             self.journal.end(failed[0] if failed and len(failed) == len(self.nodes) else how)
@@ -364,17 +365,15 @@ class _Session:
 
     def _end_process(self) -> None:
         """Stop what we started in the process, and take its captures."""
-        captures = list(self.options.heap_files())
         if self.program:
             self.program.stop()
-            captures += self.program.heap_files()
+            self._captures += self.program.heap_files()
         if self.attached is not None and self.options.pid is not None:
             if why := detach(self.options.pid):
                 self.journal.note(f"memray could not be detached from process {self.options.pid}: {why}")
-            captures.append(self.attached)
+            self._captures.append(self.attached)
         if self.options.app_log is not None:
             self._take_app_log(self.options.app_log)
-        self._captures = captures
 
     def _take_app_log(self, path: Path) -> None:
         """Copy what the application logged during the recording."""
@@ -395,8 +394,6 @@ class _Session:
         for node in [*self.nodes.values(), *self.left]:
             if node.running:
                 node.join()
-        keep_heap_files(self.folder, self._captures)
-        self._captures = []
 
     def _watch(self, begin: float) -> str:
         """Tell the progress until something ends the recording; return what."""
