@@ -11,7 +11,7 @@ LIMIT = 8 << 20
 WELL = Vitals(reply_s=0.002, ops_per_s=1000, cpu_share=0.3, evicted=0, buffer_bytes=0)
 SLOW = Vitals(reply_s=0.5, ops_per_s=1000, cpu_share=0.3, evicted=0, buffer_bytes=0)
 STARVED = Vitals(reply_s=0.002, ops_per_s=400, cpu_share=0.95, evicted=0, buffer_bytes=0)
-CROWDED = Vitals(reply_s=0.002, ops_per_s=1000, cpu_share=0.3, evicted=1, buffer_bytes=LIMIT // 4 + 1)
+CROWDED = Vitals(reply_s=0.002, ops_per_s=1000, cpu_share=0.3, evicted=1, buffer_bytes=LIMIT // 2 + 1)
 
 
 def verdicts(*looks: Vitals, ops_before: float | None = 1000, baseline: float = 0.002) -> list[str | None]:
@@ -26,7 +26,7 @@ def verdicts(*looks: Vitals, ops_before: float | None = 1000, baseline: float = 
     [
         (SLOW, "INFO takes 500 ms instead of 2.0 ms"),
         (STARVED, "runs 400 commands/s instead of 1,000"),
-        (CROWDED, "keys are evicted while 2,097,153 bytes wait"),
+        (CROWDED, "keys are evicted while 4,194,305 bytes wait"),
     ],
 )
 def test_each_harm_is_told_at_the_fifth_look_in_a_row(suffering: Vitals, words: str):
@@ -68,7 +68,7 @@ def test_one_spike_in_the_baseline_does_not_hide_a_slow_server():
     [
         Vitals(0.002, 400, 0.5, 0, 0),  # less to do
         Vitals(0.002, 600, 0.95, 0, 0),  # saturated, but more than half
-        Vitals(0.002, 1000, 0.3, 50, LIMIT // 4),  # evicts by itself: our buffer is small
+        Vitals(0.002, 1000, 0.3, 50, LIMIT // 2),  # evicts by itself: our buffer is small
         Vitals(0.002, 1000, 0.3, 0, LIMIT),  # a large buffer that costs nobody a key
     ],
 )
@@ -87,3 +87,11 @@ def test_harm_is_told_exactly_where_one_rule_was_broken_five_times_in_a_row(look
         for at in range(len(looks))
     ]  # fmt: skip
     assert [told is not None for told in verdicts(*looks)] == expected
+
+
+def test_a_small_full_server_is_left_to_the_guardian():
+    # GIVEN a server of a few MB that evicts by itself, where only 128 KB may wait
+    watch = SafetyWatch()
+    busy = Vitals(0.002, 1000, 0.3, 500, 100 << 10)
+    # THEN what a healthy capture leaves waiting is no reason to leave
+    assert [watch.harm(busy, 128 << 10) for _ in range(20)] == [None] * 20

@@ -18,6 +18,8 @@ _SLOW_AT_LEAST_S = 0.1
 _BUSY_CPU = 0.9  # of one core: Redis runs commands on one thread
 _OPS_FALL_TO = 0.5
 _BASELINE_SAMPLES = 4
+# What a healthy capture leaves waiting for a moment on a busy machine; measured, 41 KB was seen.
+_USUAL_BUFFER_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class SafetyWatch:
 
         Latency: INFO took ten times its usual time, and at least 0.1 s, five times in a row.
         Throughput: the server is saturated and does less than half of what it did before us.
-        Eviction: keys are being evicted while a quarter of the allowed buffer is in use.
+        Eviction: keys are being evicted while half of the allowed buffer, and at least 256 KB, is in use.
         """
         if len(self._first) < _BASELINE_SAMPLES:
             self._first.append(now.reply_s)
@@ -68,7 +70,7 @@ class SafetyWatch:
         self._slow.append(now.reply_s > max(_SLOW_AT_LEAST_S, _SLOW_FACTOR * usual))
         saturated = now.cpu_share >= _BUSY_CPU
         self._starved.append(self.ops_before is not None and saturated and now.ops_per_s < _OPS_FALL_TO * self.ops_before)
-        self._crowded.append(now.evicted > 0 and now.buffer_bytes > limit_bytes // 4)
+        self._crowded.append(now.evicted > 0 and now.buffer_bytes > max(_USUAL_BUFFER_BYTES, limit_bytes // 2))
         if _all(self._slow):
             return f"INFO takes {now.reply_s * 1000:.0f} ms instead of {usual * 1000:.1f} ms: the server answers slowly"
         if _all(self._starved):
