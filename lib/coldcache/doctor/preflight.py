@@ -33,13 +33,12 @@ from coldcache.doctor.probe import (
 )
 from coldcache.errors import ServerRefusedError
 from coldcache.record.guardian import MOST_BUFFER_BYTES, buffer_limit
-from coldcache.record.key_events import merged_flags
+from coldcache.record.key_events import merged_flags, suffices
+from coldcache.record.recorder import MODES
 from coldcache.record.server import ACL_LINE, OLDEST_EXACT, url_of_node
 from coldcache.record.topology import primaries
 from coldcache.showing import SelfShowing
 
-# Most informative first: the first one that is possible and harmless is the best.
-MODES = ("exact", "burst", "events", "monitor")
 _WITH_MONITOR = ("exact", "burst", "monitor")
 # A saturated server loses half of its throughput to MONITOR (facts: -53 % to -62 %), so one above
 # this share of a core has nothing to spare.
@@ -340,7 +339,7 @@ def needed_rights(seen: Seen, mode: str) -> tuple[str, ...]:
         words += ["multi", "exec"] if seen.unix else []
     if mode != "monitor":
         words += ["psubscribe", KEY_EVENTS_WORD, "config|get"]
-        words += [] if seen.setting is not None and _enough(seen.setting) else ["config|set"]
+        words += [] if seen.setting is not None and suffices(seen.setting) else ["config|set"]
     if mode in ("events", "burst"):
         words += ["subscribe", "publish", MARK_WORD, "multi", "exec"]
     return tuple(dict.fromkeys(words))
@@ -471,7 +470,7 @@ def _check_key_events(seen: Seen, found: _Findings) -> None:
     if seen.setting is None:
         return
     shown = f"notify-keyspace-events is {seen.setting!r}" if seen.setting else "notify-keyspace-events is off"
-    if _enough(seen.setting):
+    if suffices(seen.setting):
         found.say("key events", "ok", f"{shown}: what a recording needs is on already, nothing is changed.")
     elif "A" in seen.setting:
         found.say(
@@ -634,10 +633,6 @@ def _ptrace_restricted() -> bool:
     with contextlib.suppress(OSError, ValueError):
         return int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text("ascii")) > 0
     return False
-
-
-def _enough(setting: str) -> bool:
-    return not set(merged_flags(setting, new_keys=False)) - set(setting)
 
 
 def _command(word: str) -> str:

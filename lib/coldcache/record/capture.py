@@ -39,7 +39,6 @@ _ASKS = {
     "monitor": (("MONITOR",), ("SUBSCRIBE", "{channel}")),
     "events": (("PSUBSCRIBE", KEY_EVENTS), ("SUBSCRIBE", "{channel}")),
 }
-CAPTURE_MODES = tuple(_ASKS)
 
 
 class StreamCapture:

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 
 from coldcache import case as cases
-from coldcache.case import Case, count_rows, iso, private_file, utc_now, write_meta
+from coldcache.case import Case, count_rows, iso, private_file, write_meta
 from coldcache.errors import NotACaseError, RecordingFailedError, UnfinishedCaseError
 from coldcache.record.build import Built, build_tables
 
@@ -193,8 +192,3 @@ def _compress(path: Path) -> None:
     ):
         shutil.copyfileobj(plain, stream)
     path.unlink()
-
-
-def began_now() -> str:
-    """Return the time now as ``case.json`` writes it."""
-    return iso(pd.Timestamp(utc_now()))

@@ -42,12 +42,12 @@ class KeyEventSetting:
     @property
     def enough(self) -> bool:
         """Whether the events needed are on already, so that nothing has to be changed."""
-        return _enough(self.before)
+        return suffices(self.before)
 
     def lost(self, control: Control) -> bool:
         """Whether somebody has changed the setting meanwhile, so that events we need are missing."""
         found = control.key_event_setting()
-        return found != (self.before if self.now is None else self.now) and not _enough(found)
+        return found != (self.before if self.now is None else self.now) and not suffices(found)
 
     def extend(self, control: Control) -> None:
         """Switch on what is needed beside what is on.
@@ -58,7 +58,7 @@ class KeyEventSetting:
             The server refuses.
         """
         found = control.key_event_setting()
-        if _enough(found):
+        if suffices(found):
             return
         if self.now is not None and found != self.now:
             self.before = found  # somebody else's wish by now: that is what is put back
@@ -77,5 +77,6 @@ class KeyEventSetting:
         self.now = None  # only now: a failure above leaves it to be put back by the guardian
 
 
-def _enough(setting: str) -> bool:
+def suffices(setting: str) -> bool:
+    """Whether the events that a recording needs are all on in a setting."""
     return not set(merged_flags(setting, new_keys=False)) - set(setting)

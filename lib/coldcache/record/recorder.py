@@ -31,7 +31,8 @@ from coldcache.record.node import NodeOptions, NodeRecorder
 from coldcache.record.server import node_name, url_of_node
 from coldcache.record.topology import primaries
 
-MODES = ("exact", "monitor", "events", "burst")
+# Most informative first: of those that are possible and harmless, the first is the best.
+MODES = ("exact", "burst", "events", "monitor")
 _TICK_S = 0.25
 _TELL_EVERY_S = 1.0
 # Room that is left on the disk: tables take about a tenth of the stream, measured.

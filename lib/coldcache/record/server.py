@@ -425,10 +425,6 @@ class Control:
         """Leave a mark for a capture that hears only events."""
         self._client.execute_command("PUBLISH", channel, text)
 
-    def call(self, *command: str) -> Any:
-        """Run any command: what `doctor` probes with."""
-        return self._client.execute_command(*command)
-
     def capture_connection(self) -> tuple[ConnectionInterface, str, int]:
         """Open a connection for the capture; return it, its address as the server prints it, and its client id.
 
