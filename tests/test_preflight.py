@@ -15,7 +15,7 @@ from coldcache.errors import ServerRefusedError
 ROOMY = Room("/data", 100 * 10**9)
 WORDS = (
     "info time client|info client|setname client|list client|kill echo publish multi exec config|get config|set "
-    "psubscribe subscribe monitor &__keyevent@*__:* &coldcache:*"
+    "subscribe monitor &__keyevent@*__:* &coldcache:*"
 )
 RIGHTS = dict.fromkeys(WORDS.split(), "ok")
 INFO = {
@@ -60,14 +60,13 @@ def test_a_quiet_server_with_all_rights_is_recorded_exactly():
     [
         (["monitor"], {"events"}),
         (["echo"], {"events"}),
-        (["psubscribe"], {"monitor"}),
         (["config|set"], {"monitor"}),
         (["config|get"], {"monitor"}),
         (["publish"], {"exact", "monitor"}),
-        (["subscribe"], {"exact", "monitor"}),
+        (["subscribe"], {"monitor"}),
         (["multi"], {"exact", "monitor"}),
         (["time"], set()),
-        (["monitor", "psubscribe"], set()),
+        (["monitor", "subscribe"], set()),
     ],
 )
 def test_a_missing_right_costs_only_the_modes_that_need_it(lacking: list[str], left: set[str]):

@@ -7,6 +7,8 @@ import contextlib
 import pytest
 import redis
 from coldcache.commands import key_uses
+from coldcache.errors import ServerRefusedError
+from coldcache.record.key_events import channels, merged_flags
 
 pytestmark = pytest.mark.live
 
@@ -63,3 +65,49 @@ def test_expected_lookups_are_what_info_counts(server_url: str):
     client.flushall()
     client.close()
     assert wrong == []
+
+
+# Every command that changes a key under the classes a recording switches on: strings, generic, new, the end of a key.
+CHANGES = (
+    "SET a 1|GET absent|SETRANGE s 1 x|APPEND s x|INCR a|DECRBY a 2|INCRBYFLOAT a 1.5|SETBIT b 1 1|BITFIELD b SET u8 0 1|"
+    "BITOP NOT d b|PFADD p a|PFMERGE q p|MSET m 1 n 2|GETSET s x|SETEX s 9 x|SET s x PX 9000|EXPIRE a 9|PERSIST a|RENAME a c|"
+    "MOVE c 1|COPY s t|DEL t|GETEX s EX 9|GETDEL s|HSET h f 1|RPUSH l b a|SORT l ALPHA STORE o|SADD u a|SPOP u|LPOP l 9|"
+    "EXPIREAT m 1|UNLINK n|XADD x * f v|ZADD z 1 a|ZREM z a|GEOADD g 1 1 a|GETEX d PXAT 1|SET v 1 GET|SETNX w 1|PSETEX k 1 x"
+)
+
+
+def test_every_event_of_the_classes_switched_on_is_one_that_is_listened_to(server_url: str):
+    # GIVEN a listener to everything, and the classes that a recording switches on
+    client = redis.Redis.from_url(server_url, protocol=2, single_connection_client=True)
+    try:
+        client.config_set("notify-keyspace-events", merged_flags("", new_keys=True))
+    except redis.ResponseError:  # 6.2
+        client.config_set("notify-keyspace-events", merged_flags("", new_keys=False))
+    hearing = redis.Redis.from_url(server_url, protocol=2).pubsub()
+    hearing.psubscribe("__keyevent@*__:*")
+    hearing.get_message(timeout=1)
+    # WHEN keys are changed in every way
+    client.flushall()
+    for command in CHANGES.split("|"):
+        client.execute_command(*command.split())
+    client.restore("r", 0, client.dump("w"))
+    client.config_set("notify-keyspace-events", "")
+    heard = set()
+    while message := hearing.get_message(timeout=0.5):
+        heard.add(message["channel"].decode())
+    hearing.close()
+    client.flushall()
+    client.close()
+    # THEN each event is listened to, but one that changes no value
+    listened = {name for names in channels({"databases": "16"}, "exact") for name in names}
+    assert {name.split(":")[1] for name in heard - listened} == {"persist"}
+    assert "__keyevent@1__:move_to" in heard
+    assert {"keymiss", "del", "restore", "copy_to", "incrbyfloat"} <= {name.split(":")[1] for name in heard}
+
+
+def test_every_database_is_listened_to_unless_there_are_far_too_many():
+    assert len(channels({}, "events")) == 16
+    assert len(channels({"databases": "3", "cluster-databases": "5"}, "events")) == 5
+    assert "__keyevent@4__:expire" not in channels({"databases": "5"}, "events")[4]
+    with pytest.raises(ServerRefusedError, match=r"2,000 databases.*--mode monitor"):
+        channels({"databases": "2000"}, "exact")

@@ -212,9 +212,10 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_disk_that_fills_ends_the_recording_with_a_readable_case(tmp_path: Path):
-    # GIVEN a disk of 12 MB and traffic that fills it in seconds
-    with small_disk(tmp_path, "12m") as disk, lab_server(server_binary()) as url, traffic(url, value_bytes=2000, pause_s=0):
+@pytest.mark.parametrize("size", ["12m", "64m"])
+def test_a_disk_that_fills_ends_the_recording_with_a_readable_case(tmp_path: Path, size: str):
+    # GIVEN a small disk and traffic that fills it: the smaller one before a second look at it
+    with small_disk(tmp_path, size) as disk, lab_server(server_binary()) as url, traffic(url, value_bytes=2000, pause_s=0):
         # WHEN
         case = record(RecordOptions(url=url, out=disk / "case", seconds=60))
         # THEN it ends by itself, in good order, and says why
@@ -222,7 +223,7 @@ def test_a_disk_that_fills_ends_the_recording_with_a_readable_case(tmp_path: Pat
         assert setting(url) == ""
         assert not (disk / "case" / "raw").exists()
         ledger = miss_ledger(case)
-        assert ledger.residual == 0
+        assert ledger.residual in ((0, None) if size == "12m" else (0,))  # None: one sample of INFO
         assert ledger.total > 100
         assert str(coldcache.diagnose(case))
 

@@ -50,7 +50,7 @@ def frame(*parts: bytes) -> bytes:
 
 def heard(event: str, key: str) -> bytes:
     """A key event as it stands in the stream."""
-    return frame(b"pmessage", b"__keyevent@*__:*", f"__keyevent@0__:{event}".encode(), key.encode())
+    return frame(b"message", f"__keyevent@0__:{event}".encode(), key.encode())
 
 
 def info(at_ms: float) -> bytes:
@@ -58,7 +58,7 @@ def info(at_ms: float) -> bytes:
     return said(at_ms, "INFO", "everything", client=OWN)
 
 
-BEGIN = b"+OK\r\n*3\r\n$10\r\npsubscribe\r\n$16\r\n__keyevent@*__:*\r\n:1\r\n"
+BEGIN = b"+OK\r\n*3\r\n$9\r\nsubscribe\r\n$14\r\ncoldcache:5eed\r\n:300\r\n"
 PUBLISHED = frame(b"message", b"coldcache:5eed", MARK.encode())
 
 
@@ -277,7 +277,7 @@ def test_a_case_without_a_server_can_be_shown(tmp_path: Path):
 CUT = [f"raw/{name}" for name in ("stream-0000.resp", "stream-0000.idx", "info.jsonl", JOURNAL)]
 LIVELY = (
     info(0) + heard("keymiss", "a") + said(1, "GET", "a") + heard("set", "a") + said(2, "SET", "a", "value", "EX", "5")
-    + frame(b"pmessage", b"__keyevent@*__:*", b"__keyevent@0__:keymiss", b'k\r\n+1.0 [0 x] "GET" "forged"\r\n')
+    + frame(b"message", b"__keyevent@0__:keymiss", b'k\r\n+1.0 [0 x] "GET" "forged"\r\n')
     + said(3, "GET", 'k\\r\\n+1.0 [0 x] \\"GET\\" \\"forged\\"\\r\\n') + info(4) + said(5, "GET", "a")
     + heard("expired", "a") + heard("keymiss", "a") + said(6, "GET", "a") + said(7, "MGET", "b", "c") + info(8)
 )  # fmt: skip

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 def heard(event: str, key: str, db: int = 0) -> bytes:
     channel = f"__keyevent@{db}__:{event}"
-    parts = ("pmessage", "__keyevent@*__:*", channel, key)
+    parts = ("message", channel, key)
     return f"*{len(parts)}\r\n".encode() + b"".join(f"${len(part)}\r\n{part}\r\n".encode() for part in parts)
 
 

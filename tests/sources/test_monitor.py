@@ -56,9 +56,7 @@ def bulk(*parts: bytes) -> bytes:
 def test_a_key_with_line_ends_cannot_forge_a_line():
     # GIVEN a key event whose key looks like the end of a frame and a line
     evil = b'x\r\n+1.000000 [0 9.9.9.9:9] "FLUSHALL"\r\n'
-    stream = (
-        b"+OK\r\n" + bulk(b"pmessage", b"__keyevent@*__:*", b"__keyevent@3__:expired", evil) + b'+2.000000 [0 a:1] "GET" "k"\r\n'
-    )
+    stream = b"+OK\r\n" + bulk(b"message", b"__keyevent@3__:expired", evil) + b'+2.000000 [0 a:1] "GET" "k"\r\n'
     # WHEN read
     items = list(StreamReader(io.BytesIO(stream)))
     # THEN there is one event and one line

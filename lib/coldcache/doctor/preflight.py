@@ -50,8 +50,8 @@ _MONITOR_CPU_FACTOR = 2.3
 # header of time, database and address.
 _LINE_GROWTH = 1.5
 _LINE_HEADER_BYTES = 60
-# A RESP2 pmessage frame: 74 bytes of framing and pattern, a channel, a key.
-_EVENT_BYTES = 120
+# A message frame: 27 bytes of framing, a channel, a key.
+_EVENT_BYTES = 85
 _INFO_PER_S = 2
 _STALLED_BYTES = 1 << 20
 _FULL = 0.95
@@ -338,10 +338,10 @@ def needed_rights(seen: Seen, mode: str) -> tuple[str, ...]:
         words += ["monitor", "echo"]
         words += ["multi", "exec"] if seen.unix else []
     if mode != "monitor":
-        words += ["psubscribe", KEY_EVENTS_WORD, "config|get"]
+        words += ["subscribe", KEY_EVENTS_WORD, MARK_WORD, "config|get"]
         words += [] if seen.setting is not None and suffices(seen.setting) else ["config|set"]
     if mode in ("events", "burst"):
-        words += ["subscribe", "publish", MARK_WORD, "multi", "exec"]
+        words += ["publish", "multi", "exec"]
     return tuple(dict.fromkeys(words))
 
 

@@ -24,8 +24,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coldcache.errors import ColdcacheError
-from coldcache.record.server import KEY_EVENTS, MARK_CHANNEL, bare_url, client_fields, client_of, friendly, node_name
+from coldcache.record.server import KEY_EVENTS, bare_url, client_fields, client_of, friendly, node_name
 from coldcache.sources.info import parse_info
+from coldcache.sources.monitor import MARK_CHANNEL
 
 _NAME = "coldcache-doctor"
 _INVALID_FLAG = "?"  # no event class on any server
@@ -272,7 +273,7 @@ class _Probe:
         try:
             connection.connect()
             for word, channel_word, command in (
-                ("psubscribe", KEY_EVENTS_WORD, ("PSUBSCRIBE", KEY_EVENTS)),
+                ("subscribe", KEY_EVENTS_WORD, ("SUBSCRIBE", "__keyevent@0__:keymiss")),
                 ("subscribe", MARK_WORD, ("SUBSCRIBE", f"{MARK_CHANNEL}doctor")),
             ):
                 self._send(connection, word, command)

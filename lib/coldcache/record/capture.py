@@ -17,7 +17,7 @@ from redis.connection import ConnectionInterface
 
 from coldcache.case import private_file
 from coldcache.errors import RecordingFailedError, ServerRefusedError
-from coldcache.record.server import ACL_LINE, KEY_EVENTS
+from coldcache.record.server import ACL_LINE
 
 _RECEIVE_BUFFER_BYTES = 8 << 20  # room for a pause of the reader at tens of MB/s
 _SO_RCVBUFFORCE = 33  # Linux, with CAP_NET_ADMIN: above net.core.rmem_max
@@ -29,20 +29,17 @@ _STAMP_INTERVAL_S = 0.005
 _GATHER_S = 0.01
 _SMALL_BYTES = 128 << 10
 _POLL_S = 0.5
+MONITOR = ("MONITOR",)
 STAMP = struct.Struct("<Qq")  # bytes of the stream until then, wall clock of this machine in µs
-
-# What each mode asks for, in this order: in RESP2 MONITOR is refused once subscribed. Every mode
-# subscribes to something, for that moves the connection to the server's `pubsub` class, whose
-# output buffer is limited: a stalled plain MONITOR fills the server's memory (measured).
-_ASKS = {
-    "exact": (("MONITOR",), ("PSUBSCRIBE", KEY_EVENTS)),
-    "monitor": (("MONITOR",), ("SUBSCRIBE", "{channel}")),
-    "events": (("PSUBSCRIBE", KEY_EVENTS), ("SUBSCRIBE", "{channel}")),
-}
 
 
 class StreamCapture:
     """Reads the monitoring connection and writes every byte to a file.
+
+    It asks for MONITOR first: RESP2 refuses it once subscribed. Last in every mode comes our own
+    channel: key events are complete from its confirmation on, and any subscription moves the
+    connection to the server's ``pubsub`` class, whose output buffer is limited (a stalled plain
+    MONITOR fills the server's memory, measured). ``asks`` are the commands before that.
 
     Beside the stream lies an index of `STAMP` records: when which byte had arrived, to 15 ms. It
     dates key events, which carry no time, and the end of a recording that was cut off.
@@ -57,12 +54,14 @@ class StreamCapture:
         The stream ended because it could not be written.
     """
 
-    def __init__(self, connection: ConnectionInterface, path: Path, *, mode: str, channel: str, end_mark: str) -> None:
+    def __init__(
+        self, connection: ConnectionInterface, path: Path, *, asks: list[tuple[str, ...]], channel: str, end_mark: str
+    ) -> None:
         self.stream_bytes = 0
         self.lost: str | None = None
         self.disk_full = False
         self.path = path
-        self._mode = mode
+        self._asks = asks
         self._channel = channel
         self._connection = connection
         # redis-py offers no public way to the socket, and its own Monitor mis-splits arguments.
@@ -87,30 +86,26 @@ class StreamCapture:
             It does not answer.
         """
         _widen(self._sock)
-        asks = [tuple(word.format(channel=self._channel) for word in ask) for ask in _ASKS[self._mode]]
         self._sock.settimeout(_POLL_S)
-        seen = b""
-        for ask in asks:
-            self._connection.send_command(*ask)
-        for ask in asks:
-            seen = self._confirmed(ask, seen)
-        self._write(seen)
+        self._connection.send_packed_command(self._connection.pack_commands([*self._asks, ("SUBSCRIBE", self._channel)]))
+        self._write(self._confirmed())
         self._thread.start()
 
-    def _confirmed(self, ask: tuple[str, ...], seen: bytes) -> bytes:
-        """Read until the server has confirmed a command; return everything read."""
-        name = ask[0]
-        wanted = b"+OK\r\n" if name == "MONITOR" else b"\n" + name.lower().encode() + b"\r\n"
+    def _confirmed(self) -> bytes:
+        """Read until the server has confirmed everything; return what was read."""
+        seen, last = b"", b"\n" + self._channel.encode() + b"\r\n"
         deadline = time.monotonic() + _HANDSHAKE_S
-        while wanted not in seen:
+        while True:
             # After MONITOR a refusal may stand behind lines of others; it starts a line with a minus.
             if (at := (b"\r\n" + seen).find(b"\r\n-")) >= 0 and b"\r\n" in seen[at:]:
-                refusal = seen[at:].split(b"\r\n")[0].decode("latin-1").lstrip("-")[:120]
-                if name == "SUBSCRIBE" and self._mode == "monitor":
+                if self._asks == [MONITOR] and b"+OK\r\n" in seen[:at]:
                     return seen[:at] + seen[at:].split(b"\r\n", 1)[1]  # costs the server's own limit, nothing else
-                raise ServerRefusedError(f"The server refuses {name}: {refusal}. This grants what is needed: {ACL_LINE}")
+                refusal = seen[at:].split(b"\r\n")[0].decode("latin-1").lstrip("-")[:120]
+                raise ServerRefusedError(f"The server lets nobody listen: {refusal}. This grants what is needed: {ACL_LINE}")
+            if last in seen:
+                return seen
             if time.monotonic() > deadline:
-                raise RecordingFailedError(f"The server did not answer {name} within {_HANDSHAKE_S} s. Try again.")
+                raise RecordingFailedError(f"The server did not answer within {_HANDSHAKE_S} s. Try again.")
             try:
                 chunk = self._sock.recv(_CHUNK_BYTES)
             except TimeoutError:
@@ -118,7 +113,6 @@ class StreamCapture:
             if not chunk:
                 raise redis.ConnectionError("closed by the server")
             seen += chunk
-        return seen
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

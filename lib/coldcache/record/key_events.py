@@ -1,13 +1,49 @@
-"""The server's ``notify-keyspace-events``: extended for a recording, put back at its end."""
+"""Key events: the server's ``notify-keyspace-events``, put back at the end, and the channels to subscribe to."""
 
 from __future__ import annotations
 
 import redis
 
+from coldcache.errors import ServerRefusedError
 from coldcache.record.server import Control
 
 NEEDED_FLAGS = "Exemn$g"  # keyevent channel; expired, evicted, keymiss, new, strings, generic
+# What the classes of NEEDED_FLAGS are heard for (Redis's db.c, t_string.c, bitops.c, hyperloglog.c): what
+# tells of a miss, of the end of a key, and of a key that is there.
+_ENDS = ("keymiss", "expired", "evicted", "del", "rename_from", "move_from")
+_WRITES = ("new", "set", "setrange", "append", "incrby", "incrbyfloat", "setbit", "pfadd")
+_MOVES = ("rename_to", "move_to", "copy_to", "restore")
+_DATABASES = 16  # Redis's default
+MOST_DATABASES = 1000  # a channel costs the server some 150 bytes for as long as we listen
 _ALL = "A"  # stands for every class but m and n
+
+
+def channels(config: dict[str, str], mode: str) -> list[list[str]]:
+    """Return the channels that a mode listens to, a list for each database.
+
+    Each by its name: a pattern is matched anew for every event and repeated in every message, and
+    costs the server more than twice as much (measured, ``benchmarks/README.md``).
+
+    Parameters
+    ----------
+    config : dict
+        The server's settings; without ``databases`` the default of 16.
+    mode : str
+        ``exact`` or ``events``; without lines nobody asks whether an EXPIRE took effect.
+
+    Raises
+    ------
+    ServerRefusedError
+        There are too many databases.
+    """
+    count = max(int(config.get(name) or least) for name, least in (("databases", _DATABASES), ("cluster-databases", 1)))
+    if count > MOST_DATABASES:
+        raise ServerRefusedError(
+            f"The server has {count:,} databases, and listening to the key events of more than {MOST_DATABASES:,} "
+            "would cost it too much. Use --mode monitor."
+        )
+    events = _ENDS + _WRITES + _MOVES + (("expire",) if mode == "exact" else ())
+    return [[f"__keyevent@{database}__:{event}" for event in events] for database in range(count)]
 
 
 def merged_flags(before: str, *, new_keys: bool) -> str:

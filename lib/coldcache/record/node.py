@@ -18,14 +18,15 @@ from dataclasses import dataclass, field, replace
 import redis
 
 from coldcache.errors import ColdcacheError, ServerRefusedError
-from coldcache.record.capture import StreamCapture
+from coldcache.record.capture import MONITOR, StreamCapture
 from coldcache.record.guardian import Guardian, buffer_limit
 from coldcache.record.journal import AppendedLines, Journal
-from coldcache.record.key_events import KeyEventSetting
-from coldcache.record.server import MARK_CHANNEL, Control, ServerIdentity, friendly, node_name
+from coldcache.record.key_events import KeyEventSetting, channels
+from coldcache.record.server import Control, ServerIdentity, friendly, node_name
 from coldcache.record.watch import SafetyWatch, Vitals
 from coldcache.sources.accesses import END_MARK
 from coldcache.sources.info import parse_info
+from coldcache.sources.monitor import MARK_CHANNEL
 
 _INFO_INTERVAL_S = 0.5
 _BURST_S = 2.0
@@ -129,6 +130,7 @@ class NodeRecorder:
         self._stop_reason = ""
         self._control: Control | None = None
         self._setting: KeyEventSetting | None = None
+        self._config: dict[str, str] = {}
         self._set_on = ""  # run id of the server whose setting that is
         self._guard = 0
         self._own: list[str] = []
@@ -210,7 +212,8 @@ class NodeRecorder:
             self._guardian.setting_is(self._guard, self._setting.now)
         if self._disconnections is None:
             self._disconnections = _disconnections(parse_info(control.info())[0])
-        self._journal.config(self.node, control.config())
+        self._config = control.config()
+        self._journal.config(self.node, self._config)
 
     def _disconnect(self) -> None:
         """Put the setting back and close; where the server is gone, the guardian keeps trying for a while."""
@@ -241,6 +244,9 @@ class NodeRecorder:
         assert self._control is not None
         control, number = self._control, self._journal.new_epoch()
         token = secrets.token_hex(8)
+        asks: list[tuple[str, ...]] = [MONITOR] if mode != "events" else []
+        if mode != "monitor":
+            asks += [("SUBSCRIBE", *events) for events in channels(self._config, mode)]
         connection, address, client_id = control.capture_connection()
         epoch = _Epoch(
             number,
@@ -248,7 +254,7 @@ class NodeRecorder:
             StreamCapture(
                 connection,
                 self._journal.stream_path(number),
-                mode=mode,
+                asks=asks,
                 channel=f"{MARK_CHANNEL}{token}",
                 end_mark=f"{END_MARK}{token}",
             ),

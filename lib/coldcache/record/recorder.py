@@ -35,12 +35,12 @@ from coldcache.record.topology import primaries
 MODES = ("exact", "burst", "events", "monitor")
 _TICK_S = 0.25
 _TELL_EVERY_S = 1.0
-# Room that is left on the disk: tables take about a tenth of the stream, measured.
+# Room that is left on the disk: tables take about a tenth of the stream, measured. The least of it
+# is held by a file, for a fast stream fills a small disk between two looks.
 _LEAST_FREE_BYTES = 4 << 20
 _FREE_SHARE_OF_DISK = 0.02
 _MOST_RESERVE_BYTES = 256 << 20
 _FREE_SHARE_OF_STREAM = 0.3
-_BALLAST_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,11 +455,11 @@ class _Session:
         )
 
     def _write_ballast(self) -> None:
-        """Reserve a little room, so that a full disk can still be written about."""
+        """Hold room for the tables, so that a recording ends well on a disk that is suddenly full."""
         with contextlib.suppress(OSError):
             file = os.open(self.raw / ".ballast", os.O_CREAT | os.O_WRONLY, 0o600)
             try:
-                os.write(file, b"\0" * _BALLAST_BYTES)
+                os.write(file, b"\0" * _LEAST_FREE_BYTES)
             finally:
                 os.close(file)
 
@@ -470,7 +470,7 @@ class _Session:
         usage = shutil.disk_usage(self.raw)
         recorded = sum(node.progress.stream_bytes for node in [*self.nodes.values(), *self.left])
         reserve = min(_MOST_RESERVE_BYTES, max(_LEAST_FREE_BYTES, usage.total * _FREE_SHARE_OF_DISK))
-        if usage.free >= reserve + recorded * _FREE_SHARE_OF_STREAM:
+        if usage.free + _LEAST_FREE_BYTES >= reserve + recorded * _FREE_SHARE_OF_STREAM:
             return None
         return f"the disk is nearly full ({usage.free >> 20:,} MB left, needed to make the tables)"
 

@@ -24,15 +24,15 @@ from redis.retry import Retry
 from coldcache.commands import full_name
 from coldcache.errors import ServerRefusedError, ServerUnreachableError, UrlError
 from coldcache.sources.info import parse_info
+from coldcache.sources.monitor import MARK_CHANNEL
 
 CONTROL_NAME = "coldcache-control"
 CAPTURE_NAME = "coldcache-capture"
 GUARDIAN_NAME = "coldcache-guardian"
-MARK_CHANNEL = "coldcache:"
 KEY_EVENTS = "__keyevent@*__:*"
 # Exactly what a recording in any mode needs; `doctor` and every refusal print it.
 ACL_LINE = (
-    "ACL SETUSER coldcache +monitor +psubscribe +subscribe +publish +multi +exec +echo +time +info +config|get +config|set "
+    "ACL SETUSER coldcache +monitor +subscribe +publish +multi +exec +echo +time +info +config|get +config|set "
     "+client|info +client|setname +client|list +client|kill +cluster|nodes +slowlog|get "
     f"&{KEY_EVENTS} &{MARK_CHANNEL}*"
 )

@@ -155,7 +155,7 @@ class AccessBuilder:
         self.epoch = start.epoch
         self._pending = []
         self._marked = start.mark is None or start.mode == "events"
-        self._listening = start.mode != "exact"
+        self._listening = start.mode == "monitor"
         self._mark_step = ""
 
     def feed(self, item: StreamItem, arrival_us: int = 0) -> None:
@@ -253,6 +253,8 @@ class AccessBuilder:
 
     def _lone_event(self, event: KeyEvent, arrival_us: int) -> None:
         """Take an event that no line follows: a miss, a write, or the end of a value's life."""
+        if not self._listening:
+            return
         self.seq += 1
         self.counts.events += 1
         self.counts.by_event[event.event] += 1
@@ -262,7 +264,7 @@ class AccessBuilder:
             self._events.append((self.seq, self.epoch, arrival_us, event.db, event.event, event.key))
         elif event.event == "keymiss":
             self._rows.append(self._event_row(event, arrival_us, "read", 1, "miss", self._state_of(db_key)))
-        elif event.event != "expire":
+        else:
             self._gone[db_key] = _PRESENT
             if event.event != "new":  # `set` follows `new`: one write is one row
                 self._rows.append(self._event_row(event, arrival_us, "write", 0, "written", None))

@@ -1,6 +1,6 @@
 r"""The captured stream of one connection that both monitors and hears key events.
 
-The stream is RESP: ``+`` lines from MONITOR, and push or array frames from PSUBSCRIBE, which
+The stream is RESP: ``+`` lines from MONITOR, and push or array frames from SUBSCRIBE, which
 carry key names as raw bytes. It is therefore cut into frames by length, never by ``\r\n``
 alone: a key may hold ``\r\n+1.0 [0 x] "GET" "k"`` and would forge a line.
 Line grammar and escapes: ``sdscatrepr`` in Redis's ``src/sds.c``, ``src/replication.c``.
@@ -18,9 +18,8 @@ _ARGUMENT = re.compile(rb'"([^"\\]*(?:\\.[^"\\]*)*)"(?: |\Z)', re.DOTALL)
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*\Z")  # printable ASCII without the quote and the backslash
 _CHANNEL = re.compile(rb"__keyevent@(\d{1,9})__:(.+)\Z", re.DOTALL)
 # A key event as servers send it, up to its key: the fast path of what RESP would let be written otherwise.
-_PMESSAGE = re.compile(
-    rb"[*>]4\r\n\$8\r\npmessage\r\n\$17\r\n__keyevent@\*__:\*\r\n\$\d+\r\n__keyevent@(\d{1,9})__:([^\r]+)\r\n\$(\d{1,9})\r\n"
-)
+_KEY_EVENT = re.compile(rb"[*>]3\r\n\$7\r\nmessage\r\n\$\d+\r\n__keyevent@(\d{1,9})__:([^\r]+)\r\n\$(\d{1,9})\r\n")
+MARK_CHANNEL = "coldcache:"  # what the name of our own channel starts with
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 
 _NAMED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
@@ -61,7 +60,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The server has confirmed that key events come from here on; lines before had none."""
+    """The server has confirmed the last subscription: key events are complete from here on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,7 @@ class _FrameReader:
 
     def key_event(self) -> KeyEvent | None:
         """Return the next frame if it is a key event that has arrived whole; else None, and nothing is taken."""
-        if (match := _PMESSAGE.match(self._buffer, self._at)) is None:
+        if (match := _KEY_EVENT.match(self._buffer, self._at)) is None:
             return None
         start = match.end()
         end = start + int(match[3])
@@ -211,15 +210,18 @@ class StreamReader:
 
 
 def _message(parts: list[bytes]) -> StreamItem | None:
-    """Return what a pushed message says; None for the confirmation of a plain subscription."""
-    if len(parts) == 4 and parts[0] == b"pmessage":
-        match = _CHANNEL.match(parts[2])
-        if match is None:
-            return Damaged(parts[2])
-        return KeyEvent(int(match[1]), match[2].decode("latin-1"), escape(parts[3]))
-    if len(parts) == 3 and parts[0] == b"message":
-        return Mark(parts[2].decode("latin-1"))
-    return Listening() if parts and parts[0] == b"psubscribe" else None
+    """Return what a pushed message says; None for a confirmation before the last one."""
+    if len(parts) != 3:
+        return Damaged(b" ".join(parts))
+    kind, channel, text = parts
+    ours = channel.startswith(MARK_CHANNEL.encode())
+    if kind == b"message" and ours:
+        return Mark(text.decode("latin-1"))
+    if kind == b"message" and (match := _CHANNEL.match(channel)):
+        return KeyEvent(int(match[1]), match[2].decode("latin-1"), escape(text))
+    if kind == b"subscribe":
+        return Listening() if ours else None
+    return Damaged(b" ".join(parts))
 
 
 def _elements(frames: _FrameReader, count: int) -> list[bytes] | None:
