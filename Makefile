@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Live tests mostly wait for servers, so more of them than cores.
+JOBS ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test lab refresh samples bench lint lock clean
@@ -23,7 +25,7 @@ demo: $(READY)   ## record a real incident with an embedded server and explain i
 	@$(BIN)/coldcache demo $(if $(FAULT),--fault $(FAULT))
 
 test: $(READY)   ## every test: unit, live servers, notebooks, browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=60 -p no:cacheprovider notebooks
 
 lab: $(READY)    ## open the notebooks in JupyterLab

@@ -77,7 +77,7 @@ def check(case: Case, rate: float) -> None:
 
 def test_every_lookup_of_mixed_traffic_at_full_rate_equals_info(server_binary_path: str, tmp_path: Path):
     # GIVEN a server short of memory, and clients that do everything there is
-    with lab_server(server_binary_path, "--maxmemory", "4mb", "--maxmemory-policy", "allkeys-lru") as url:
+    with lab_server(server_binary_path, "--maxmemory", "2500kb", "--maxmemory-policy", "allkeys-lru") as url:
         case, rate = recorded(url, tmp_path / "case", [(url, ["a", "b"]), (url, ["b", "c"])])
     # THEN hits and misses are INFO's, every miss knows what had become of its key, evictions too
     check(case, rate)
