@@ -25,7 +25,8 @@ demo: $(READY)   ## record a real incident with an embedded server and explain i
 	@$(BIN)/coldcache demo $(if $(FAULT),--fault $(FAULT))
 
 test: $(READY)   ## every test: unit, live servers, notebooks, browser
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=60 -p no:cacheprovider notebooks
 
 lab: $(READY)    ## open the notebooks in JupyterLab

@@ -293,6 +293,7 @@ def test_a_stalled_monitor_is_named_with_the_command_that_ends_it(binary: str, t
         admin.close()
 
 
+@pytest.mark.alone
 def test_a_saturated_server_gets_bursts(tmp_path: Path):
     # GIVEN a client that keeps the server's one thread busy: on two cores a script does so surely
     with lab_server(server_binary()) as url:

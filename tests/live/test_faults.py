@@ -66,6 +66,7 @@ def test_a_leak_is_measured_in_bytes_per_miss(incident: tuple[str, Incident]):
     assert site.bytes_per_miss == pytest.approx(64 * 48 * 3, rel=0.1)
 
 
+@pytest.mark.alone
 def test_the_repair_really_cures_and_the_prediction_holds(incident: tuple[str, Incident], tmp_path: Path):
     name, recorded = incident
     before = diagnose(recorded.case)

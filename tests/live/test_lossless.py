@@ -16,7 +16,7 @@ from coldcache.lab.server import lab_server
 from conftest import needed_on_ci
 from live.recorders import client_of, recorder
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.alone]
 SECONDS = float(os.environ.get("COLDCACHE_LOSSLESS_SECONDS", "2"))
 
 

@@ -84,6 +84,7 @@ def test_twenty_kills_at_random_moments_leave_twenty_cases_that_lack_less_than_a
     assert max(result["restored_s"] for result in results) < 5
 
 
+@pytest.mark.alone
 def test_a_stopped_recorder_is_cut_off_before_a_full_server_evicts_for_it(tmp_path: Path):
     # GIVEN a server of 64 MB, full of keys of 1 KB, all of them wanted, and a recorder
     with contextlib.ExitStack() as stack:
@@ -130,7 +131,7 @@ def test_a_stopped_recorder_is_cut_off_before_a_full_server_evicts_for_it(tmp_pa
                 process.send_signal(signal.SIGINT)
                 assert process.wait(60) == 0
     case = coldcache.open_case(tmp_path / "case")
-    assert [epoch["mode"] for epoch in case.epochs] == ["exact", "events"]
+    assert [epoch["mode"] for epoch in case.epochs] == ["exact", "events"], case.epochs
     assert "guardian" in case.gaps[0]["reason"]
     assert miss_ledger(case).residual == 0
 
@@ -170,6 +171,7 @@ def test_a_restarted_server_is_a_gap_and_is_recorded_again(tmp_path: Path):
     assert str(coldcache.diagnose(case))
 
 
+@pytest.mark.alone
 def test_a_disconnect_for_the_output_buffer_limit_is_said_and_stepped_down_from(tmp_path: Path):
     # GIVEN a server that lets subscribers keep 256 KB waiting
     with contextlib.ExitStack() as stack:
@@ -192,7 +194,7 @@ def test_a_disconnect_for_the_output_buffer_limit_is_said_and_stepped_down_from(
             assert process.wait(60) == 0
     case = coldcache.open_case(tmp_path / "case")
     assert "output-buffer limit" in case.gaps[0]["reason"]
-    assert [epoch["mode"] for epoch in case.epochs] == ["exact", "events"]
+    assert [epoch["mode"] for epoch in case.epochs] == ["exact", "events"], case.epochs
     assert any("stepped down" in note for note in case.meta["recorder_notes"])
     assert miss_ledger(case).residual == 0
 

@@ -118,8 +118,12 @@ class Recording:
         node: str = "n:1",
         run_id: str = "r1",
         arrivals: list[tuple[int, float]] | None = None,
+        waited_ms: float = 0,
     ) -> Recording:
-        """One epoch: its stream, and the INFO samples as (monotonic ms, hits, misses)."""
+        """One epoch: its stream, and the INFO samples as (monotonic ms, hits, misses).
+
+        The last of them came `waited_ms` after it was asked for.
+        """
         self.raw.mkdir(mode=0o700, exist_ok=True)
         stream_path(self.raw, number).write_bytes(BEGIN + stream)
         index = [(size, START_US + round(ms * 1000)) for size, ms in arrivals or [(len(BEGIN + stream), at_ms)]]
@@ -130,7 +134,11 @@ class Recording:
                 "evicted_keys:0\r\nexpired_keys:0\r\nused_memory:1\r\ntotal_commands_processed:1\r\n# Commandstats\r\n"
                 f"cmdstat_get:calls={hits + misses},usec=9,rejected_calls=0,failed_calls=0\r\n"
             )
-            self.samples.append({"epoch": number, "stamp_us": 0, "mono_us": round(mono_ms * 1000), "text": text})
+            mono_us = round(mono_ms * 1000)
+            asked_us = mono_us - round(waited_ms * 1000) * (mono_ms == samples[-1][0])
+            self.samples.append(
+                {"epoch": number, "stamp_us": START_US + mono_us, "asked_us": asked_us, "mono_us": mono_us, "text": text}
+            )
         server = {"node": node, "software": "Redis", "version": "7.0.15", "run_id": run_id, "role": "primary"}
         mark = MARK if mode == "events" else None
         return self.say(
@@ -500,6 +508,14 @@ def test_a_clock_that_is_slewed_splits_nothing(tmp_path: Path):
     case = Recording(tmp_path / "case").session().epoch(0, stream, [(0, 0, 0), (1000, 1, 0)]).epoch_end(0).end(1500).finished()
     assert len(case.epochs) == 1
     assert case.gaps == []
+
+
+def test_a_recorder_that_was_stopped_while_it_asked_splits_nothing(tmp_path: Path):
+    # GIVEN a second INFO that the server stamped at once, and that was read 3 s later
+    stream = info(0) + said(500, "GET", "a") + info(1000)
+    recording = Recording(tmp_path / "case").session().epoch(0, stream, [(0, 0, 0), (4000, 1, 0)], waited_ms=3000)
+    case = recording.epoch_end(0).end(4100).finished()
+    assert len(case.epochs) == 1
 
 
 def test_key_events_are_dated_by_when_they_arrived(tmp_path: Path):

@@ -238,7 +238,17 @@ class _Streams:
         (_, before_us, epoch), (seq, now_us, _) = builder.info_marks[-2:]
         if epoch != builder.epoch or len(lines) < 2:
             return
-        step_us = (now_us - before_us) - (lines[-1]["mono_us"] - lines[-2]["mono_us"])
+        earlier, later = lines[-2:]
+        if event["mode"] == "events":  # dated by this machine's clock
+            passed_us = later["stamp_us"] - earlier["stamp_us"]
+            least_us = most_us = later["mono_us"] - earlier["mono_us"]
+        else:
+            # The server stamped INFO somewhere between our asking and its reply, which a machine without
+            # time to spare, or a stopped recorder, draws apart.
+            passed_us = now_us - before_us
+            least_us = later["asked_us"] - earlier["mono_us"]
+            most_us = later["mono_us"] - earlier["asked_us"]
+        step_us = passed_us - min(max(passed_us, least_us), most_us)
         if abs(step_us) < _CLOCK_STEP_US:
             return
         builder.epoch, self._next_epoch = self._next_epoch, self._next_epoch + 1

@@ -396,6 +396,7 @@ class NodeRecorder:
                     {
                         "epoch": epoch.number,
                         "stamp_us": time.time_ns() // 1000,
+                        "asked_us": round(asked_at * 1e6),
                         "mono_us": time.monotonic_ns() // 1000,
                         "text": text,
                     }
