@@ -104,7 +104,7 @@ class Case(SelfShowing):
         """The uninterrupted stretches of recording, each with epoch, node, mode, start, end and ended.
 
         ``mode`` is ``exact`` (commands and key events), ``monitor`` (commands only) or ``events``
-        (key events only). Nothing is known of a node between two of its epochs.
+        (key events only) or ``changes`` (of those, all but the misses). Nothing is known of a node between two of its epochs.
         """
         return list(self.meta["epochs"])
 

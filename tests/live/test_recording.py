@@ -18,6 +18,7 @@ import redis
 from coldcache.case import open_case
 from coldcache.errors import CaseExistsError, ColdcacheError, ProcessNotFoundError, ServerRefusedError, ServerUnreachableError
 from coldcache.lab.server import lab_server
+from coldcache.record import node
 from coldcache.record.recorder import Progress, RecordOptions, record
 from coldcache.record.server import ACL_LINE
 from coldcache.replay.ledger import miss_ledger
@@ -96,6 +97,49 @@ def test_every_lookup_of_mixed_traffic_equals_info(server_url: str, tmp_path: Pa
     assert case.meta["stream"]["orphan_keymisses"] == 0
     assert case.meta["stream"]["damaged"] == 0
     assert case.gaps == []
+
+
+def test_more_misses_than_a_server_can_tell_cheaply_are_sampled(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # GIVEN more misses a second than are worth their cost, of keys that are deleted again and again
+    monkeypatch.setattr(node, "_MOST_MISSES_PER_S", 200)
+    monkeypatch.setattr(node, "_SAMPLE_S", 0.8)
+    monkeypatch.setattr(node, "_MOST_PAUSE", 1.0)
+    over = threading.Event()
+
+    def work() -> None:
+        client = redis.Redis.from_url(server_url, protocol=2)
+        while not over.is_set():
+            pipe = client.pipeline(transaction=False)
+            for number in range(20):
+                pipe.set(f"k:{number}", "v").delete(f"k:{number}").get(f"k:{number}").get("absent").set("kept", "v").get("kept")
+            pipe.execute()
+            time.sleep(0.01)
+        client.close()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        case = record(RecordOptions(url=server_url, out=tmp_path / "case", seconds=6, mode="events"))
+    finally:
+        over.set()
+        worker.join()
+    # THEN misses are heard for a part of the time, and everything else all of it
+    modes = [epoch["mode"] for epoch in case.epochs]
+    assert modes[:3] == ["events", "changes", "events"]
+    assert case.gaps == []
+    misses = case.accesses[case.accesses["outcome"] == "miss"]
+    assert set(misses["epoch"]) <= set(case.epochs_of("events"))
+    writes = case.accesses[case.accesses["outcome"] == "written"]
+    assert set(writes["epoch"]) == {epoch["epoch"] for epoch in case.epochs}
+    # AND those that were heard are exactly what INFO counted meanwhile, each with its state
+    ledger = miss_ledger(case)
+    assert ledger.residual == 0
+    assert ledger.misses > 200
+    assert ledger.uncounted > 200
+    assert "not recorded in full" in str(ledger)
+    states = misses["key_state"].astype("str")[misses["epoch"] > 0]
+    assert set(states[misses["key"].str.startswith("k:")]) == {"deleted"}
+    assert set(states[misses["key"] == "absent"]) == {"never written"}
 
 
 def test_the_server_is_left_as_it_was(server_url: str, tmp_path: Path):

@@ -98,7 +98,7 @@ def test_two_epochs_are_counted_each_against_its_own_counters(tmp_path: Path):
     # THEN the windows reconcile, and what the gap held is stated
     assert (ledger.hits, ledger.misses, ledger.info_hits, ledger.info_misses, ledger.residual) == (1, 1, 1, 1, 0)
     assert (ledger.basis, ledger.uncounted) == ("exact", 7)
-    assert "7 look-ups fell into gaps or events-only stretches" in str(ledger)
+    assert "7 look-ups fell into gaps or stretches that were not recorded in full" in str(ledger)
 
 
 def test_counters_are_not_compared_across_a_restart(tmp_path: Path):

@@ -24,7 +24,7 @@ from coldcache.case import iso, read_table, write_table
 from coldcache.keys.hiding import HiddenKeys
 from coldcache.record.capture import STAMP
 from coldcache.record.journal import read_journal, stream_path
-from coldcache.sources.accesses import AccessBuilder, EpochStart
+from coldcache.sources.accesses import WITHOUT_LINES, AccessBuilder, EpochStart
 from coldcache.sources.app_log import app_log_table
 from coldcache.sources.heap import read_heap
 from coldcache.sources.info import InfoSample, commandstats_table, errorstats_table, info_table
@@ -239,7 +239,7 @@ class _Streams:
         if epoch != builder.epoch or len(lines) < 2:
             return
         earlier, later = lines[-2:]
-        if event["mode"] == "events":  # dated by this machine's clock
+        if event["mode"] in WITHOUT_LINES:  # dated by this machine's clock
             passed_us = later["stamp_us"] - earlier["stamp_us"]
             least_us = most_us = later["mono_us"] - earlier["mono_us"]
         else:
@@ -297,7 +297,7 @@ class _Streams:
 def _feed(reader: StreamReader, builder: AccessBuilder, arrivals: _Arrivals, mode: str) -> Iterator[int]:
     """Feed a stream to the builder and yield the time of every item that has one, by the server's clock."""
     for item in reader:
-        arrival_us = arrivals.at(reader.offset) if mode == "events" else 0
+        arrival_us = arrivals.at(reader.offset) if mode in WITHOUT_LINES else 0
         builder.feed(item, arrival_us)
         yield arrival_us or getattr(item, "stamp_us", 0)
 

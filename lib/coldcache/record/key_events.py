@@ -10,7 +10,7 @@ from coldcache.record.server import Control
 NEEDED_FLAGS = "Exemn$g"  # keyevent channel; expired, evicted, keymiss, new, strings, generic
 # What the classes of NEEDED_FLAGS are heard for (Redis's db.c, t_string.c, bitops.c, hyperloglog.c): what
 # tells of a miss, of the end of a key, and of a key that is there.
-_ENDS = ("keymiss", "expired", "evicted", "del", "rename_from", "move_from")
+_ENDS = ("expired", "evicted", "del", "rename_from", "move_from")
 _WRITES = ("new", "set", "setrange", "append", "incrby", "incrbyfloat", "setbit", "pfadd")
 _MOVES = ("rename_to", "move_to", "copy_to", "restore")
 _DATABASES = 16  # Redis's default
@@ -29,7 +29,8 @@ def channels(config: dict[str, str], mode: str) -> list[list[str]]:
     config : dict
         The server's settings; without ``databases`` the default of 16.
     mode : str
-        ``exact`` or ``events``; without lines nobody asks whether an EXPIRE took effect.
+        ``exact``, ``events`` or ``changes``: without lines nobody asks whether an EXPIRE took effect;
+        ``changes`` leaves the misses out.
 
     Raises
     ------
@@ -42,7 +43,7 @@ def channels(config: dict[str, str], mode: str) -> list[list[str]]:
             f"The server has {count:,} databases, and listening to the key events of more than {MOST_DATABASES:,} "
             "would cost it too much. Use --mode monitor."
         )
-    events = _ENDS + _WRITES + _MOVES + (("expire",) if mode == "exact" else ())
+    events = _ENDS + _WRITES + _MOVES + {"exact": ("keymiss", "expire"), "events": ("keymiss",)}.get(mode, ())
     return [[f"__keyevent@{database}__:{event}" for event in events] for database in range(count)]
 
 

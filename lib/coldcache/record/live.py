@@ -14,9 +14,9 @@ _EVENT = re.compile(
     rb"__keyevent@(\d+)__:(keymiss|expired|evicted|del|rename_from)\r\n\$\d+\r\n([^\r]*)\r\n",
 )
 _STATES = {b"expired": "expired", b"evicted": "evicted", b"del": "deleted", b"rename_from": "deleted"}
-# What one look may read, some 10 ms of work; on a busier stream the rest is passed over, and the
-# shares are a sample.
-_MOST_BYTES = 1 << 20
+# What one look may read, some 5 ms of work a second that the server may want; on a busier stream the
+# rest is passed over, and the shares are a sample.
+_MOST_BYTES = 256 << 10
 _MOST_KEYS = 500_000
 _OVERLAP = 512  # an event may lie across two reads
 

@@ -24,12 +24,17 @@ from coldcache.record.journal import AppendedLines, Journal
 from coldcache.record.key_events import KeyEventSetting, channels
 from coldcache.record.server import Control, ServerIdentity, friendly, node_name
 from coldcache.record.watch import SafetyWatch, Vitals
-from coldcache.sources.accesses import END_MARK
+from coldcache.sources.accesses import END_MARK, WITHOUT_LINES
 from coldcache.sources.info import parse_info
 from coldcache.sources.monitor import MARK_CHANNEL
 
 _INFO_INTERVAL_S = 0.5
 _BURST_S = 2.0
+# Each miss costs the server some 2 us where it is heard of (measured): beyond this rate they are
+# sampled, a second at a time, and the other key events heard on.
+_MOST_MISSES_PER_S = 5000
+_SAMPLE_S = 1.0
+_MOST_PAUSE = 19.0  # times as long as a sample
 _RECONNECT_S = 0.5
 _LOOK_AROUND_EVERY = 4  # samples: at the setting we need, and at the cluster's topology
 # What a capture must have left waiting for a disconnect to be put down to it, where INFO has no
@@ -131,6 +136,8 @@ class NodeRecorder:
         self._control: Control | None = None
         self._setting: KeyEventSetting | None = None
         self._config: dict[str, str] = {}
+        self._misses_per_s = 0.0
+        self._burst_ended = 0.0
         self._set_on = ""  # run id of the server whose setting that is
         self._guard = 0
         self._own: list[str] = []
@@ -244,7 +251,7 @@ class NodeRecorder:
         assert self._control is not None
         control, number = self._control, self._journal.new_epoch()
         token = secrets.token_hex(8)
-        asks: list[tuple[str, ...]] = [MONITOR] if mode != "events" else []
+        asks: list[tuple[str, ...]] = [] if mode in WITHOUT_LINES else [MONITOR]
         if mode != "monitor":
             asks += [("SUBSCRIBE", *events) for events in channels(self._config, mode)]
         connection, address, client_id = control.capture_connection()
@@ -259,7 +266,7 @@ class NodeRecorder:
                 end_mark=f"{END_MARK}{token}",
             ),
             # Our INFO lines are known by their address; without lines or addresses, by a mark.
-            mark=f"coldcache-{token}" if mode == "events" or control.unix else None,
+            mark=f"coldcache-{token}" if mode in WITHOUT_LINES or control.unix else None,
             channel=f"{MARK_CHANNEL}{token}",
             end_mark=f"{END_MARK}{token}",
         )
@@ -323,7 +330,7 @@ class NodeRecorder:
         """Have the capture read up to a mark of now, then close it."""
         if self._control:
             with contextlib.suppress(redis.RedisError, OSError):
-                if epoch.mode == "events":
+                if epoch.mode in WITHOUT_LINES:
                     self._control.publish(epoch.channel, epoch.end_mark)
                 else:
                     self._control.echo(epoch.end_mark)
@@ -383,7 +390,7 @@ class NodeRecorder:
             stopping = self._stop.is_set()
             asked_at = time.monotonic()
             try:
-                text = control.marked_info(epoch.mark, epoch.channel if epoch.mode == "events" else None)
+                text = control.marked_info(epoch.mark, epoch.channel if epoch.mode in WITHOUT_LINES else None)
             except _LOST:
                 self._drop_control()
                 return _End("lost", epoch.capture.lost or "the server stopped answering")
@@ -423,9 +430,9 @@ class NodeRecorder:
             return _End("lost", epoch.capture.lost or "the stream ended")
         if stopping:
             return _End("stop", self._stop_reason or "completed", asked=not self._stop_reason)
-        if harm and self._options.watched and epoch.mode != "events":
+        if harm and self._options.watched and epoch.mode not in WITHOUT_LINES:
             return self._step_down(epoch, harm)
-        if mode := self._burst_switch(epoch, taken):
+        if mode := self._next_phase(epoch, taken):
             return _End("switch", "duty cycle", mode=mode)
         return self._look_around(epoch, taken) if taken % _LOOK_AROUND_EVERY == 0 else None
 
@@ -458,14 +465,23 @@ class NodeRecorder:
         self._journal.distrust(epoch.number, samples=max(0, taken - _LOOK_AROUND_EVERY))
         return _End("switch", "somebody else changed notify-keyspace-events", mode=epoch.mode, asked=False)
 
-    def _burst_switch(self, epoch: _Epoch, taken: int) -> str | None:
-        """Return the mode that the duty cycle wants next, or None."""
-        if self._options.mode != "burst" or self._best != "exact" or taken < 2:
+    def _next_phase(self, epoch: _Epoch, taken: int) -> str | None:
+        """Return the mode that a duty cycle wants next, or None."""
+        if taken < 2:
             return None
-        spent = time.monotonic() - epoch.began
-        if epoch.mode == "exact":
-            return "events" if spent >= _BURST_S else None
-        return "exact" if spent >= _BURST_S * (1 / self._options.duty - 1) else None
+        now = time.monotonic()
+        if self._options.mode == "burst" and self._best == "exact":
+            if epoch.mode == "exact":
+                self._burst_ended = now
+                return "events" if now - epoch.began >= _BURST_S else None
+            if now - self._burst_ended >= _BURST_S * (1 / self._options.duty - 1):
+                return "exact"
+        if epoch.mode == "events" and self._misses_per_s > _MOST_MISSES_PER_S:
+            return "changes" if now - epoch.began >= _SAMPLE_S else None
+        if epoch.mode == "changes":
+            pause_s = _SAMPLE_S * min(self._misses_per_s / _MOST_MISSES_PER_S - 1, _MOST_PAUSE)
+            return "events" if now - epoch.began >= pause_s else None
+        return None
 
     def _learn(
         self,
@@ -488,6 +504,7 @@ class NodeRecorder:
 
         cpu = sum(_number(flat, f"used_cpu_{kind}") - _number(before[1], f"used_cpu_{kind}") for kind in ("sys", "user"))
         commands = max(0, rose("total_commands_processed") - 1)  # our own INFO is no command of theirs
+        self._misses_per_s = rose("keyspace_misses") / passed
         self.progress = replace(
             self.progress,
             commands=self.progress.commands + commands,

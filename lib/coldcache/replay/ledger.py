@@ -133,7 +133,7 @@ class Ledger(SelfShowing):
                 lines.append("  caveat    only commands were recorded: which reads hit is not known, the hit rate is INFO's")
         if self.uncounted:
             lines.append(
-                f"  caveat    {self.uncounted:,} look-ups fell into gaps or events-only stretches: "
+                f"  caveat    {self.uncounted:,} look-ups fell into gaps or stretches that were not recorded in full: "
                 "INFO counted them, the ledger does not hold them"
             )
         return "\n".join(lines)

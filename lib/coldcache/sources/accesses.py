@@ -24,6 +24,7 @@ from coldcache.sources.monitor import KeyEvent, Listening, Mark, MonitorLine, St
 
 # What a removal event says about the next miss of that key.
 _REMOVALS = {"expired": "expired", "evicted": "evicted", "del": "deleted", "rename_from": "deleted", "move_from": "deleted"}
+WITHOUT_LINES = frozenset({"events", "changes"})  # modes of recording that hear key events only
 _PRESENT = ""  # state of a key that is there
 _NO_KEYS: set[tuple[int, str]] = set()  # shared, never changed
 _NO_MISSES: Counter[tuple[int, str]] = Counter()
@@ -80,7 +81,7 @@ def ttl_asked(name: str, args: list[str], stamp_us: int) -> TtlAsked:
 class EpochStart:
     """How an epoch was recorded: what the builder must know to read its stream.
 
-    mode : ``exact``, ``monitor`` or ``events``
+    mode : ``exact``, ``monitor``, ``events``, or ``changes``: the events but for the misses
     after_gap : something may have been lost since the node's epoch before: nothing is known of any key
     own : addresses of our own connections as the server prints them: left out of every table
     control : the one of them that sends INFO
@@ -154,14 +155,14 @@ class AccessBuilder:
         self._start = start
         self.epoch = start.epoch
         self._pending = []
-        self._marked = start.mark is None or start.mode == "events"
+        self._marked = start.mark is None or start.mode in WITHOUT_LINES
         self._listening = start.mode == "monitor"
         self._mark_step = ""
 
     def feed(self, item: StreamItem, arrival_us: int = 0) -> None:
         """Take the next item of the stream; `arrival_us` dates events where there are no lines."""
         if isinstance(item, KeyEvent):
-            if self._start.mode == "events":
+            if self._start.mode in WITHOUT_LINES:
                 self._lone_event(item, arrival_us)
             else:
                 self._pending.append(item)
