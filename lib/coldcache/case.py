@@ -160,6 +160,11 @@ class Case(SelfShowing):
         return t + pd.Timedelta(self.meta["clock_offsets"]["server_minus_recorder_us"], "us")
 
     @property
+    def modes(self) -> str:
+        """How it was recorded, in words: ``exact``, ``exact and events`` …"""
+        return " and ".join(dict.fromkeys(epoch["mode"] for epoch in self.epochs)) or "no"
+
+    @property
     def server(self) -> dict[str, Any]:
         """The first server recorded; of a recording that was killed before it saw one, only that nothing is known."""
         servers = self.meta["servers"]
@@ -171,10 +176,9 @@ class Case(SelfShowing):
     def __str__(self) -> str:
         seconds = (self.end - self.start).total_seconds()
         server = self.server
-        modes = " and ".join(dict.fromkeys(epoch["mode"] for epoch in self.epochs)) or "no"
         nodes = f", {len(self.meta['servers'])} nodes" if len(self.meta["servers"]) > 1 else ""
         lines = [
-            f"Case {self.shown_as}: {self.start:%Y-%m-%d %H:%M:%S} UTC, {seconds:.0f} s, {modes} recording",
+            f"Case {self.shown_as}: {self.start:%Y-%m-%d %H:%M:%S} UTC, {seconds:.0f} s, {self.modes} recording",
             f"  server    {server['software']} {server['version']}{nodes}",
         ]
         rows = self.meta["rows"]

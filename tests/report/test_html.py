@@ -52,6 +52,7 @@ def test_the_page_is_offline_quiet_and_drawn(browser: Browser, report: Path, wid
     # THEN the console is silent and nothing but the file itself was asked for
     assert watched.complaints == []
     assert watched.requests == [report.as_uri()]
+    assert "exact recording" in (watched.page.locator("header .case").text_content() or "")
     # AND every figure of the notebooks is there, drawn with marks or a note, and not empty
     figures = watched.page.evaluate(
         """[...document.querySelectorAll('.plotly-graph-div')].map(d => ({

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import plotly.io as pio
-from jinja2 import Environment, FileSystemLoader, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
@@ -115,7 +115,9 @@ def write_report(path: Path, case: Case, sections: list[Section], diagnosis: dic
         The verdict, for the page's title; None when there is none.
     """
     ordered = sorted(sections, key=lambda section: (section.name != _VERDICT_SECTION, section.name))
-    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=select_autoescape(default=True))
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=select_autoescape(default=True), undefined=StrictUndefined
+    )
     page = environment.get_template("page.html").render(
         case=case,
         seconds=(case.end - case.start).total_seconds(),
