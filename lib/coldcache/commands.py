@@ -1,16 +1,87 @@
 """The Redis command table: where keys stand, what a command does to them, what INFO counts.
 
-The look-up counts are measured facts (154 invocations on Redis 6.2.5, 7.0.15 and Valkey 9.1.2,
-key present and absent); `tests/live/test_command_table.py` checks them against a live server.
-Commands that are not listed are taken to have their first argument as key and op ``other``
-without counted look-ups, unless they are known to have no key.
+Two sources make one table. ``commands.csv`` is what servers say of their commands (Valkey 9.1, Redis 7.0
+and 6.2; ``tools/make_commands.py`` writes it). What no server says is declared below: counted look-ups,
+values, times to live and effects, each measured on the three servers with the key present and absent;
+`tests/live/test_command_table.py` checks them against live servers. Commands of modules and of Redis 8
+that none of the three has are declared from their documentation, without counted look-ups.
+Of any other command the first argument is taken for a key, with op ``other``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from enum import IntEnum
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+
+class Form(IntEnum):
+    """How a command's keys are found.
+
+    KEYLESS : it has none; scripts are here, too: what they do follows as lines of client ``lua``
+    RANGE : `first` to `last` by `step`; a negative `last` counts from the end
+    STREAMS : after the word STREAMS, the first half of the rest
+    COUNTED : argument `first` - 1 is their number; they begin at `first`, by `step`
+    SOURCES : `first` to the end
+    SET : as RANGE; the option GET makes it one counted look-up, without it is none
+    PAIR : `first` alone, and the target
+    """
+
+    KEYLESS = 0
+    RANGE = 1
+    STREAMS = 2
+    COUNTED = 3
+    SOURCES = 4
+    SET = 5
+    PAIR = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What the table knows of one command.
+
+    form : how its keys are found, a `Form`
+    first, last, step : their positions, the command's name being 0
+    target : position of the key that is written beside the keys read, 0 without
+    op : ``read``, ``write``, ``delete``, ``expire`` or ``other``
+    lookups : look-ups that INFO counts for each key (0, 1 or 2)
+    target_op, target_lookups : the same of the target
+    value : offset of the value behind its key, 0 without
+    ttl_at, ttl_form : position of the argument that is the key's time to live (0 without), and its form
+    options_at : where options like EX and NX begin, 0 without; with `Form.COUNTED` behind so many keys × `step`
+    creates : after a success the key exists
+    removes : after a success the key is gone
+    type : what TYPE says of a key it makes or expects, "" for any
+    keeps_ttl : unless an option says otherwise, the expiry the key had stays
+    may_empty : it may take the last element, and the key with it
+
+    `creates`, `type` and `keeps_ttl` are said of the target where there is one; `removes` of the keys;
+    `may_empty` of the keys that are written, or of the target where they are only read: storing nothing deletes it.
+    """
+
+    form: int = Form.RANGE
+    first: int = 1
+    last: int = 1
+    step: int = 1
+    target: int = 0
+    op: str = "other"
+    lookups: int = 0
+    target_op: str = ""
+    target_lookups: int = 0
+    value: int = 0
+    ttl_at: int = 0
+    ttl_form: str = ""
+    options_at: int = 0
+    creates: bool = False
+    removes: bool = False
+    type: str = ""
+    keeps_ttl: bool = True
+    may_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,169 +100,211 @@ class KeyUse:
     value_index: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    op: str
-    first: int = 1
-    last: int = 1  # negative counts from the end
-    step: int = 1
-    lookups: int = 0
-    value: int | None = None  # offset of the value from its key
+_UNKNOWN = Rule()
+_TYPES = {
+    "string": "string",
+    "bitmap": "string",
+    "hyperloglog": "string",
+    "hash": "hash",
+    "list": "list",
+    "set": "set",
+    "sorted-set": "zset",
+    "geo": "zset",
+    "stream": "stream",
+}
 
 
-_RULES: dict[str, _Rule] = {}
+def _said_by_servers() -> dict[str, Rule]:
+    """Return what servers say of their commands, by full name."""
+    rules = {}
+    with Path(__file__).with_name("commands.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            first, last, flags = int(row["first"]), int(row["last"]), row["flags"].split()
+            # Without either, SWAPDB and its like "write" no key that could be named.
+            has_keys = first > 0 or "movablekeys" in flags
+            rules[row["name"]] = Rule(
+                form=Form.RANGE if first else Form.KEYLESS,
+                first=first,
+                last=last,
+                step=int(row["step"]) or 1,
+                op="other" if not has_keys else "write" if "write" in flags else "read" if "readonly" in flags else "other",
+                type=_TYPES.get(row["group"], "") if has_keys else "",
+            )
+    return rules
 
 
-def _declare(names: str, rule: _Rule) -> None:
-    _RULES.update(dict.fromkeys(names.split(), rule))
+_RULES = _said_by_servers()
+CONTAINERS = frozenset({name.split()[0] for name in _RULES if " " in name} | {"DEBUG", "HOTKEYS"})
 
 
-# One look-up of the first argument: a hit if the key exists, whatever the field or the type.
+def _declare(names: str, **changes: Any) -> None:
+    """Change the rules of commands; one that no server says begins as the rule of an unknown command."""
+    # "OBJECT/*" is the container and those of its subcommands that have a key.
+    for name in names.split():
+        container = name.removesuffix("/*")
+        chosen = [container]
+        if container != name:
+            chosen += [full for full, rule in _RULES.items() if full.startswith(f"{container} ") and rule.first]
+        for full in chosen:
+            _RULES[full] = replace(_RULES.get(full, _UNKNOWN), **changes)
+
+
+# --- Where keys stand, if not from a first to a last argument -------------------------------------
+
+_declare("XREAD XREADGROUP", form=Form.STREAMS, first=0, last=0, op="read")
+_declare("ZINTER ZUNION ZDIFF SINTERCARD ZINTERCARD LMPOP ZMPOP", form=Form.COUNTED, first=2, last=0)
+_declare("SUNIONCARD SDIFFCARD", form=Form.COUNTED, first=2, last=0, op="read")
+_declare("BLMPOP BZMPOP", form=Form.COUNTED, first=3, last=0)  # behind the timeout
+_declare("MSETEX", form=Form.COUNTED, first=2, last=0, step=2)
+_declare("ZINTERSTORE ZUNIONSTORE ZDIFFSTORE", form=Form.COUNTED, first=3, last=0, target=1, op="read", target_op="write")
 _declare(
-    "GET GETRANGE SUBSTR STRLEN TTL PTTL EXPIRETIME PEXPIRETIME TYPE DUMP "
+    "SINTERSTORE SUNIONSTORE SDIFFSTORE PFMERGE", form=Form.SOURCES, first=2, last=-1, target=1, op="read", target_op="write"
+)
+_declare("BITOP", form=Form.SOURCES, first=3, last=-1, target=2, op="read", target_op="write")
+_declare("COPY", form=Form.PAIR, last=1, target=2, op="read", target_op="write")
+_declare("ZRANGESTORE GEOSEARCHSTORE", form=Form.PAIR, first=2, last=2, target=1, op="read", target_op="write")
+_declare(
+    "RENAME RENAMENX LMOVE RPOPLPUSH BLMOVE BRPOPLPUSH LMOVEM BLMOVEM SMOVE",
+    form=Form.PAIR,
+    last=1,
+    target=2,
+    op="write",
+    target_op="write",
+)
+_declare("SET BITFIELD", form=Form.SET)
+_declare("EVAL EVALSHA EVAL_RO EVALSHA_RO FCALL FCALL_RO", form=Form.KEYLESS, op="other")
+# The key stands after the subcommand; a subcommand unknown here is taken to have one, too.
+_declare("OBJECT MEMORY XINFO XGROUP", form=Form.RANGE, first=2, last=2)
+_declare("STRALGO", form=Form.RANGE, first=3, last=4)  # 6.2: STRALGO LCS KEYS a b
+_declare("DEBUG HOTKEYS", form=Form.KEYLESS, first=0, last=0)
+
+# --- What INFO counts ---------------------------------------------------------------------------
+
+# One look-up for each key read: a hit if the key exists, whatever the field or the type.
+_declare(
+    "GET GETRANGE SUBSTR STRLEN TTL PTTL EXPIRETIME PEXPIRETIME TYPE DUMP MGET EXISTS TOUCH LCS "
     "HGET HMGET HGETALL HKEYS HVALS HEXISTS HLEN HSTRLEN HRANDFIELD HSCAN "
-    "LRANGE LLEN LINDEX LPOS SMEMBERS SISMEMBER SMISMEMBER SCARD SRANDMEMBER SSCAN "
+    "HTTL HPTTL HEXPIRETIME HPEXPIRETIME "
+    "LRANGE LLEN LINDEX LPOS SMEMBERS SISMEMBER SMISMEMBER SCARD SRANDMEMBER SSCAN SINTER SUNION SDIFF SINTERCARD "
     "ZRANGE ZREVRANGE ZRANGEBYSCORE ZREVRANGEBYSCORE ZRANGEBYLEX ZREVRANGEBYLEX ZCOUNT ZLEXCOUNT "
-    "ZSCORE ZMSCORE ZCARD ZRANK ZREVRANK ZSCAN ZRANDMEMBER "
-    "XRANGE XREVRANGE XLEN XPENDING GETBIT BITCOUNT BITPOS BITFIELD_RO "
-    "GEOPOS GEODIST GEOHASH GEOSEARCH GEORADIUS_RO GEORADIUSBYMEMBER_RO SORT_RO",
-    _Rule("read", lookups=1),
+    "ZSCORE ZMSCORE ZCARD ZRANK ZREVRANK ZSCAN ZRANDMEMBER ZINTER ZUNION ZDIFF ZINTERCARD "
+    "XRANGE XREVRANGE XLEN XPENDING XINFO/* OBJECT/* PFCOUNT GETBIT BITCOUNT BITPOS BITFIELD_RO "
+    "GEOPOS GEODIST GEOHASH GEOSEARCH GEORADIUS_RO GEORADIUSBYMEMBER_RO SORT_RO STRALGO",
+    op="read",
+    lookups=1,
 )
-_declare("GETDEL", _Rule("read", lookups=1))
-_declare("GETEX", _Rule("read", lookups=1))
-_declare("GETSET", _Rule("write", lookups=1, value=1))
-_declare("BITFIELD GEORADIUS GEORADIUSBYMEMBER SORT", _Rule("read", lookups=1))
-_declare("MGET EXISTS TOUCH SINTER SUNION SDIFF", _Rule("read", last=-1, lookups=1))
-_declare("PFCOUNT", _Rule("read", last=-1, lookups=1))
-_declare("LCS", _Rule("read", last=2, lookups=1))
-# Container commands: the key stands after the subcommand. OBJECT counts, but sends no keymiss.
-_declare("XINFO", _Rule("read", first=2, last=2, lookups=1))
-_declare("OBJECT", _Rule("read", first=2, last=2, lookups=1))
-_declare("MEMORY", _Rule("other", first=2, last=2))
-# Writes: never counted.
-_declare("SET SETNX", _Rule("write", value=1))
-_declare("SETEX PSETEX", _Rule("write", value=2))
-_declare("MSET MSETNX", _Rule("write", last=-1, step=2, value=1))
-_declare("APPEND", _Rule("write", value=1))
+# These write, too, but a cache reads through them.
+_declare("GETDEL GETEX HGETEX GEORADIUS GEORADIUSBYMEMBER SORT", op="read", lookups=1)
+_declare("BITFIELD", op="read")  # counted for its GET alone, not for SET and INCRBY
+_declare("GETSET XACK XCLAIM XAUTOCLAIM", lookups=1)
+_declare("XREAD XREADGROUP", lookups=2)
 _declare(
-    "SETRANGE INCR INCRBY INCRBYFLOAT DECR DECRBY SETBIT PFADD RESTORE "
-    "HSET HMSET HSETNX HINCRBY HINCRBYFLOAT HDEL RPUSH RPUSHX LPUSH LPUSHX LPOP RPOP LSET LREM LTRIM "
-    "LINSERT SADD SREM SPOP ZADD ZINCRBY ZREM ZPOPMIN ZPOPMAX ZREMRANGEBYRANK ZREMRANGEBYSCORE "
-    "ZREMRANGEBYLEX XADD XTRIM XDEL XSETID GEOADD",
-    _Rule("write"),
+    "BITOP COPY SINTERSTORE SUNIONSTORE SDIFFSTORE ZINTERSTORE ZUNIONSTORE ZDIFFSTORE ZRANGESTORE GEOSEARCHSTORE",
+    lookups=1,
 )
-_declare("XACK XCLAIM XAUTOCLAIM", _Rule("write", lookups=1))
-_declare("HTTL HPTTL HEXPIRETIME HPEXPIRETIME HGETEX", _Rule("read", lookups=1))
-_declare("RENAME RENAMENX LMOVE RPOPLPUSH BLMOVE BRPOPLPUSH SMOVE", _Rule("write", last=2))
-_declare("XGROUP", _Rule("write", first=2, last=2))
-_declare("DEL UNLINK", _Rule("delete", last=-1))
-_declare("MOVE", _Rule("delete"))
-_declare("EXPIRE PEXPIRE EXPIREAT PEXPIREAT PERSIST", _Rule("expire"))
-_declare("WATCH", _Rule("other", last=-1))
-_declare("BLPOP BRPOP BZPOPMIN BZPOPMAX", _Rule("write", last=-2))
+_declare("PFMERGE", lookups=1, target_lookups=1)
 
-_STORES = frozenset(["SINTERSTORE", "SUNIONSTORE", "SDIFFSTORE", "PFMERGE"])
-_NUMKEYS_FIRST = frozenset(["ZINTER", "ZUNION", "ZDIFF", "SINTERCARD", "ZINTERCARD"])
-_NUMKEYS_STORES = frozenset(["ZINTERSTORE", "ZUNIONSTORE", "ZDIFFSTORE"])
-_STREAM_READS = frozenset({"XREAD", "XREADGROUP"})
-_SCRIPTS = frozenset(["EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO"])
+# --- What they do to the key, where the server's flags do not tell ------------------------------
 
-KEYLESS = frozenset(
-    [
-        "ACL",
-        "ASKING",
-        "AUTH",
-        "BGREWRITEAOF",
-        "BGSAVE",
-        "CLIENT",
-        "CLUSTER",
-        "COMMAND",
-        "COMMANDLOG",
-        "CONFIG",
-        "DBSIZE",
-        "DEBUG",
-        "DISCARD",
-        "ECHO",
-        "EXEC",
-        "FAILOVER",
-        "FLUSHALL",
-        "FLUSHDB",
-        "FUNCTION",
-        "HELLO",
-        "INFO",
-        "KEYS",
-        "LASTSAVE",
-        "LATENCY",
-        "LOLWUT",
-        "MODULE",
-        "MONITOR",
-        "MULTI",
-        "PING",
-        "PSUBSCRIBE",
-        "PSYNC",
-        "PUBLISH",
-        "PUBSUB",
-        "PUNSUBSCRIBE",
-        "QUIT",
-        "RANDOMKEY",
-        "READONLY",
-        "READWRITE",
-        "REPLCONF",
-        "REPLICAOF",
-        "RESET",
-        "ROLE",
-        "SAVE",
-        "SCAN",
-        "SCRIPT",
-        "SELECT",
-        "SHUTDOWN",
-        "SLAVEOF",
-        "SLOWLOG",
-        "SPUBLISH",
-        "SSUBSCRIBE",
-        "SUBSCRIBE",
-        "SUNSUBSCRIBE",
-        "SWAPDB",
-        "SYNC",
-        "TIME",
-        "UNSUBSCRIBE",
-        "UNWATCH",
-        "WAIT",
-        "WAITAOF",
-    ]
+_declare("DEL UNLINK MOVE MIGRATE DELIFEQ DELEX", op="delete", removes=True)
+_declare("GETDEL RENAME RENAMENX", removes=True)
+_declare("FLUSHALL FLUSHDB", op="delete", removes=True)  # every key
+_declare("WATCH MEMORY/*", op="other")
+_declare("XGROUP", op="write")
+_declare(
+    "SET SETEX PSETEX GETSET MSET MSETEX RESTORE RESTORE-ASKING "
+    "BITOP SINTERSTORE SUNIONSTORE SDIFFSTORE ZINTERSTORE ZUNIONSTORE ZDIFFSTORE ZRANGESTORE GEOSEARCHSTORE "
+    "COPY RENAME RENAMENX",
+    creates=True,
+    keeps_ttl=False,  # a new value without an expiry; COPY and RENAME bring the one of their source
 )
-CONTAINERS = frozenset(
-    [
-        "ACL",
-        "CLIENT",
-        "CLUSTER",
-        "COMMAND",
-        "COMMANDLOG",
-        "CONFIG",
-        "DEBUG",
-        "FUNCTION",
-        "LATENCY",
-        "MEMORY",
-        "MODULE",
-        "OBJECT",
-        "PUBSUB",
-        "SCRIPT",
-        "SLOWLOG",
-        "XGROUP",
-        "XINFO",
-    ]
+_declare(
+    "SETNX MSETNX APPEND INCR INCRBY INCRBYFLOAT INCREX DECR DECRBY SETRANGE SETBIT BITFIELD PFADD PFMERGE "
+    "HSET HMSET HSETNX HSETEX HINCRBY HINCRBYFLOAT LPUSH RPUSH LMOVE BLMOVE LMOVEM BLMOVEM RPOPLPUSH BRPOPLPUSH "
+    "SADD SMOVE ZADD ZINCRBY GEOADD XADD",
+    creates=True,
 )
+_RULES["XGROUP CREATE"] = replace(_RULES["XGROUP CREATE"], creates=True)  # MKSTREAM, else it fails
+# Storing nothing, taking the last element, or giving the last field a time to live that is past.
+_declare(
+    "BITOP SINTERSTORE SUNIONSTORE SDIFFSTORE ZINTERSTORE ZUNIONSTORE ZDIFFSTORE ZRANGESTORE GEOSEARCHSTORE "
+    "HDEL HGETDEL HGETEX HEXPIRE HPEXPIRE HEXPIREAT HPEXPIREAT LPOP RPOP LMPOP BLPOP BRPOP BLMPOP LREM LTRIM "
+    "LMOVE BLMOVE LMOVEM BLMOVEM RPOPLPUSH BRPOPLPUSH SREM SPOP SMOVE "
+    "ZREM ZPOPMIN ZPOPMAX ZMPOP BZPOPMIN BZPOPMAX BZMPOP ZREMRANGEBYRANK ZREMRANGEBYSCORE ZREMRANGEBYLEX",
+    may_empty=True,
+)
+_declare("EXPIRE PEXPIRE EXPIREAT PEXPIREAT PERSIST", op="expire", keeps_ttl=False)
+
+# --- Values and times to live -------------------------------------------------------------------
+
+_declare("SET SETNX GETSET APPEND MSET MSETNX MSETEX", value=1)
+_declare("SETEX PSETEX", value=2)
+for _name in ("SETEX", "PSETEX", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT"):
+    _declare(_name, ttl_at=2, ttl_form=_name)
+# HEXPIRE, HSETEX and HGETEX give times to live to fields, not to the key.
+_declare("SET EXPIRE PEXPIRE EXPIREAT PEXPIREAT", options_at=3)
+_declare("GETEX BITFIELD DELEX INCREX MSETEX", options_at=2)
+
+# --- Redis 8 and modules: from their documentation ----------------------------------------------
+
+_declare("DIGEST ARCOUNT ARGET ARGETRANGE ARGREP ARINFO ARLASTITEMS ARLEN ARMGET ARNEXT AROP ARSCAN", op="read")
+_declare("ARDEL ARDELRANGE ARINSERT ARMSET ARRING ARSEEK ARSET XACKDEL XDELEX XNACK XCFGSET", op="write")
+_declare("VCARD VDIM VEMB VGETATTR VINFO VISMEMBER VLINKS VRANDMEMBER VRANGE VSIM", op="read")
+_declare("VADD VREM VSETATTR", op="write")
+_declare(
+    "JSON.ARRINDEX JSON.ARRLEN JSON.GET JSON.OBJKEYS JSON.OBJLEN JSON.RESP JSON.STRLEN JSON.TYPE "
+    "BF.CARD BF.EXISTS BF.INFO BF.MEXISTS BF.SCANDUMP "
+    "CF.COUNT CF.EXISTS CF.INFO CF.MEXISTS CF.SCANDUMP CMS.INFO CMS.QUERY TOPK.COUNT TOPK.INFO TOPK.LIST TOPK.QUERY "
+    "TDIGEST.BYRANK TDIGEST.BYREVRANK TDIGEST.CDF TDIGEST.INFO TDIGEST.MAX TDIGEST.MIN TDIGEST.QUANTILE TDIGEST.RANK "
+    "TDIGEST.REVRANK TDIGEST.TRIMMED_MEAN TS.GET TS.INFO TS.RANGE TS.REVRANGE FT.SUGGET FT.SUGLEN",
+    op="read",
+)
+_declare("JSON.MGET", last=-2, op="read")  # the path stands last
+_declare("JSON.DEBUG", first=2, last=2, op="read")
+_declare(
+    "JSON.ARRAPPEND JSON.ARRINSERT JSON.ARRPOP JSON.ARRTRIM JSON.CLEAR JSON.DEL JSON.FORGET JSON.MERGE JSON.NUMINCRBY "
+    "JSON.NUMMULTBY JSON.NUMPOWBY JSON.SET JSON.STRAPPEND JSON.TOGGLE "
+    "BF.ADD BF.INSERT BF.LOAD BF.LOADCHUNK BF.MADD BF.RESERVE "
+    "CF.ADD CF.ADDNX CF.DEL CF.INSERT CF.INSERTNX CF.LOADCHUNK CF.RESERVE CMS.INCRBY CMS.INITBYDIM CMS.INITBYPROB "
+    "TOPK.ADD TOPK.INCRBY TOPK.RESERVE TDIGEST.ADD TDIGEST.CREATE TDIGEST.RESET "
+    "TS.ADD TS.ALTER TS.CREATE TS.DECRBY TS.DEL TS.INCRBY FT.SUGADD FT.SUGDEL",
+    op="write",
+)
+_declare("JSON.MSET TS.MADD", last=-1, step=3, op="write")
+_declare("CMS.MERGE TDIGEST.MERGE", form=Form.COUNTED, first=3, last=0, target=1, op="read", target_op="write")
+_declare("TS.CREATERULE TS.DELETERULE", form=Form.PAIR, target=2, op="write", target_op="write")
+# They choose their series by label.
+_declare("TS.MGET TS.MRANGE TS.MREVRANGE TS.QUERYINDEX TS.QUERYLABELS", form=Form.KEYLESS, first=0, last=0)
+# An index, an alias or a dictionary is no key.
+_declare(
+    "FT._LIST FT.AGGREGATE FT.ALIASADD FT.ALIASDEL FT.ALIASLIST FT.ALIASUPDATE FT.ALTER FT.CONFIG FT.CREATE FT.CURSOR "
+    "FT.DICTADD FT.DICTDEL FT.DICTDUMP FT.DROP FT.DROPINDEX FT.EXPLAIN FT.EXPLAINCLI FT.HYBRID FT.INFO FT.PROFILE "
+    "FT.SEARCH FT.SPELLCHECK FT.SYNDUMP FT.SYNUPDATE FT.TAGVALS",
+    form=Form.KEYLESS,
+    first=0,
+    last=0,
+)
+
+# Where the keys stand depends on what the arguments are, not only on how many.
+_BY_ARGUMENTS = frozenset(name for name, rule in _RULES.items() if rule.form in (Form.SET, Form.STREAMS, Form.COUNTED))
+KEYLESS = frozenset(name for name, rule in _RULES.items() if rule.form == Form.KEYLESS and " " not in name)
 FLUSHES = frozenset({"FLUSHALL", "FLUSHDB"})
 # OBJECT on an absent key counts a miss but sends no event: no verdict from events.
 NO_KEYMISS_EVENT = frozenset({"OBJECT"})
 # Commands whose success shows as a `set` key event (flag $).
-STRING_WRITES = frozenset(["SET", "SETNX", "SETEX", "PSETEX", "MSET", "MSETNX", "GETSET"])
-
-
+STRING_WRITES = frozenset(["SET", "SETNX", "SETEX", "PSETEX", "MSET", "MSETNX", "MSETEX", "GETSET"])
 # Their sources' look-ups are counted, and missed with an event, from Redis 7 on; not by 6.2 (measured).
 COUNTED_FROM_7 = frozenset(
     ["COPY", "PFCOUNT", "SINTERSTORE", "SUNIONSTORE", "SDIFFSTORE", "ZINTERSTORE", "ZUNIONSTORE", "ZDIFFSTORE", "ZRANGESTORE"]
 )
+
+
+def rules() -> Mapping[str, Rule]:
+    """Return every command's rule, by upper-case full name.
+
+    A container command is there with its subcommands (``OBJECT ENCODING``) and, for those unknown, alone.
+    """
+    return MappingProxyType(_RULES)
 
 
 def full_name(args: Sequence[str]) -> str:
@@ -202,26 +315,42 @@ def full_name(args: Sequence[str]) -> str:
     return name
 
 
-@cache
-def _fixed_uses(name: str, count: int) -> tuple[KeyUse, ...]:
-    """Key uses that depend only on the name and the number of arguments."""
-    if name in KEYLESS:
-        return ()
-    rule = _RULES.get(name, _Rule("other"))
-    last = rule.last if rule.last >= 0 else count + rule.last
-    return tuple(
-        KeyUse(i, rule.op, rule.lookups, None if rule.value is None else i + rule.value)
-        for i in range(rule.first, min(last, count - 1) + 1, rule.step)
-        if rule.value is None or i + rule.value < count
-    )
-
-
-def _sources(first: int, last: int, count: int) -> list[KeyUse]:
-    return [KeyUse(i, "read", 1) for i in range(first, min(last, count - 1) + 1)]
+def _name_of_rule(args: Sequence[str]) -> str:
+    """Return the name under which the table has the command, "" where it has not."""
+    name = args[0].upper()
+    if name in CONTAINERS and (full := full_name(args)) in _RULES:
+        return full
+    return name if name in _RULES else ""
 
 
 def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+
+
+def _uses(name: str, positions: Iterable[int], count: int, before_7: bool, lookups: int | None = None) -> tuple[KeyUse, ...]:
+    """Return the uses of the keys at `positions`, as far as there are so many arguments, and of the target."""
+    rule = _RULES.get(name, _UNKNOWN)
+    # Redis 6.2 does count a PFCOUNT of several keys (measured).
+    counts = not before_7 or name not in COUNTED_FROM_7 or (name == "PFCOUNT" and count > 2)
+    each = rule.lookups if lookups is None else lookups
+    uses = [
+        KeyUse(at, rule.op, each if counts else 0, at + rule.value if rule.value else None)
+        for at in positions
+        if at + rule.value < count
+    ]
+    if rule.target and rule.target < count:
+        uses.append(KeyUse(rule.target, rule.target_op, rule.target_lookups if counts else 0))
+    return tuple(uses)
+
+
+@lru_cache(maxsize=4096)
+def _fixed_uses(name: str, count: int, before_7: bool) -> tuple[KeyUse, ...]:
+    """Key uses that depend only on the name and the number of arguments."""
+    rule = _RULES.get(name, _UNKNOWN)
+    if rule.form == Form.KEYLESS:
+        return ()
+    last = rule.last if rule.last >= 0 else count + rule.last
+    return _uses(name, range(rule.first, min(last, count - 1) + 1, rule.step), count, before_7)
 
 
 def key_uses(args: Sequence[str], *, before_7: bool = False) -> tuple[KeyUse, ...]:
@@ -239,35 +368,16 @@ def key_uses(args: Sequence[str], *, before_7: bool = False) -> tuple[KeyUse, ..
     tuple of KeyUse
         Empty for a command without keys, and for arguments too few to tell.
     """
-    uses = _key_uses(args)
-    if before_7 and args[0].upper() in COUNTED_FROM_7:
-        return tuple(replace(use, lookups=0) for use in uses)
-    return uses
-
-
-def _key_uses(args: Sequence[str]) -> tuple[KeyUse, ...]:
-    name, count = args[0].upper(), len(args)
-    if name == "SET":
+    name, count = _name_of_rule(args), len(args)
+    if name not in _BY_ARGUMENTS:
+        return _fixed_uses(name, count, before_7)
+    rule = _RULES[name]
+    if rule.form == Form.SET:
         # SET … GET looks the old value up, and INFO counts that look-up.
-        looks_up = any(option.upper() == "GET" for option in args[3:])
-        return (KeyUse(1, "write", int(looks_up), 2),) if count > 2 else ()
-    if name in _STREAM_READS:
+        looks_up = any(option.upper() == "GET" for option in args[rule.options_at :])
+        return _uses(name, (rule.first,), count, before_7, int(looks_up))
+    if rule.form == Form.STREAMS:
         at = next((i for i, arg in enumerate(args) if arg.upper() == "STREAMS"), count)
-        keys = (count - at - 1) // 2
-        return tuple(KeyUse(at + 1 + i, "read", 2) for i in range(keys))
-    if name in _NUMKEYS_FIRST:
-        return tuple(_sources(2, 1 + _number(args[1]), count)) if count > 2 else ()
-    if name in _NUMKEYS_STORES and count > 3:
-        return (*_sources(3, 2 + _number(args[2]), count), KeyUse(1, "write", 0))
-    if name in _STORES and count > 2:
-        destination = KeyUse(1, "write", 1 if name == "PFMERGE" else 0)
-        return (*_sources(2, count - 1, count), destination)
-    if name == "BITOP" and count > 3:
-        return (*_sources(3, count - 1, count), KeyUse(2, "write", 0))
-    if name in ("COPY", "ZRANGESTORE", "GEOSEARCHSTORE") and count > 2:
-        source, target = (1, 2) if name == "COPY" else (2, 1)
-        return (KeyUse(source, "read", 1), KeyUse(target, "write", 0))
-    if name in _SCRIPTS:
-        # The script's own commands follow as lines of client 'lua'; the call itself counts nothing.
-        return ()
-    return _fixed_uses(name, count)
+        return _uses(name, range(at + 1, at + 1 + (count - at - 1) // 2), count, before_7)
+    keys = _number(args[rule.first - 1]) if count >= rule.first else 0
+    return _uses(name, range(rule.first, min(rule.first + keys * rule.step, count), rule.step), count, before_7)
