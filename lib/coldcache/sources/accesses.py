@@ -31,7 +31,7 @@ _NO_MISSES: Counter[tuple[int, str]] = Counter()
 END_MARK = "coldcache-end-"  # what the recorder echoes last
 _MS = {"EX": 1000, "PX": 1, "EXAT": 1000, "PXAT": 1}
 _TTL_COMMANDS = {"SETEX": 1000, "PSETEX": 1, "EXPIRE": 1000, "PEXPIRE": 1, "EXPIREAT": 1000, "PEXPIREAT": 1}
-_INTEGER = re.compile(r"-?[0-9]{1,19}")  # what the server can parse; more digits it refuses
+_INTEGER = re.compile(r"-?[0-9]{1,18}")  # what fits milliseconds; the server refuses more, or nearly
 _CONDITIONS = frozenset({"NX", "XX", "GT", "LT", "KEEPTTL", "GET"})
 _OPTIONS_FROM = {"SET": 3, "GETEX": 2, "EXPIRE": 3, "PEXPIRE": 3, "EXPIREAT": 3, "PEXPIREAT": 3}
 

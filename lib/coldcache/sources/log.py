@@ -1,0 +1,248 @@
+"""MONITOR logs that others made: from bytes to Arrow tables, a batch at a time.
+
+The work on bytes is :mod:`coldcache.sources.log_kernel`'s. A batch is as large as a part of the
+table ``accesses``; whatever the file's size, a few of them are in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from coldcache import schema
+from coldcache.commands import Rule, rules
+from coldcache.sources import log_kernel as kernel
+
+_ROWS = 1 << 19
+_ARGUMENTS = 1 << 12
+_MOST_ARGUMENTS = 1 << 24
+_REJECTED = 1 << 16
+_OPS = ("read", "write", "delete", "expire", "other")
+_FNV_START, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
+_UNKNOWN = Rule()  # its first argument is taken for a key
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A stretch of a log, parsed.
+
+    accesses : rows of ``schema.ACCESSES`` without ``epoch`` and ``node``; ``seq`` is the line's number
+    rejected : rows of ``schema.REJECTED``
+    lines : how many lines were parsed
+    end, next_line : where to go on in the buffer, and the number of the line there
+    """
+
+    accesses: pa.Table
+    rejected: pa.Table
+    lines: int
+    end: int
+    next_line: int
+
+
+def _fnv(name: bytes) -> int:
+    h = _FNV_START
+    for byte in name:
+        h = ((h ^ byte) * _FNV_PRIME) & 0xFFFFFFFFFFFFFFFF
+    return h
+
+
+def _slots(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+    """Return an open-addressing table of these hashes."""
+    count = 1 << (4 * len(hashes)).bit_length()
+    slots = np.full(count, -1, np.int32)
+    for number, hashed in enumerate(hashes):
+        at = int(hashed) & (count - 1)
+        while slots[at] >= 0:
+            at = (at + 1) & (count - 1)
+        slots[at] = number
+    return slots
+
+
+@cache
+def _command_names() -> tuple[str, ...]:
+    return ("", *rules())
+
+
+@cache
+def _commands() -> kernel.Commands:
+    """Return the command table as the kernel reads it; the first row is for commands that are not known."""
+    table = [_UNKNOWN, *rules().values()]
+    names = [name.encode() for name in _command_names()]
+    hashes = np.array([_fnv(name) for name in names], np.uint64)
+    containers = {name.split(b" ")[0] for name in names if b" " in name}
+
+    def column(name: str, dtype: type) -> npt.NDArray[np.generic]:
+        return np.array([getattr(rule, name) for rule in table], dtype)
+
+    def coded(name: str, known: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+        return np.array([known.index(getattr(rule, name) or known[0]) for rule in table], np.uint8)
+
+    size = np.array([len(name) for name in names], np.int64)
+    return kernel.Commands(
+        slots=_slots(hashes),
+        hashes=hashes,
+        at=np.cumsum(size) - size,
+        size=size,
+        names=np.frombuffer(b"".join(names), np.uint8),
+        container=np.array([name in containers for name in names]),
+        form=column("form", np.uint8),
+        first=column("first", np.int32),
+        last=column("last", np.int32),
+        step=column("step", np.int32),
+        target=column("target", np.int32),
+        op=coded("op", _OPS),
+        lookups=column("lookups", np.uint8),
+        target_op=coded("target_op", _OPS),
+        target_lookups=column("target_lookups", np.uint8),
+        value=column("value", np.int32),
+        ttl_at=column("ttl_at", np.int32),
+        ttl_form=coded("ttl_form", kernel.TTL_FORMS),
+        options_at=column("options_at", np.int32),
+    )
+
+
+def _names(count: int) -> kernel.Names:
+    return kernel.Names(
+        np.full(1 << (2 * count - 1).bit_length(), -1, np.int32),
+        np.empty(count, np.uint64),
+        np.empty(count, np.int64),
+        np.empty(count, np.int64),
+    )
+
+
+class LogParser:
+    """Parses buffers of whole lines; one for each thread, for its arrays are used again.
+
+    Parameters
+    ----------
+    digest_key : bytes
+        16 secret bytes for the digests of values; the same for all parsers of a case, never stored.
+    rows : int
+        Most rows in a batch.
+    """
+
+    def __init__(self, digest_key: bytes | None = None, rows: int = _ROWS) -> None:
+        self._key = np.frombuffer(digest_key or secrets.token_bytes(16), np.uint64)
+        self._scratch = [np.empty(_ARGUMENTS, np.int64) for _ in range(3)]
+        self._rows = kernel.Rows(
+            *(np.empty(rows, dtype) for dtype in (
+                np.int64, np.int64, np.int32, np.int32, np.int32, np.int32, np.int32, np.uint8, np.uint8, np.int64,
+                np.uint8, np.uint8, np.int64, np.int64, np.int64, np.uint64,
+            ))
+        )  # fmt: skip
+        self._clients, self._keys, self._unknown = _names(rows), _names(rows), _names(1 << 12)
+        self._rejected = kernel.Rejected(*(np.empty(_REJECTED, np.int64) for _ in range(4)))
+
+    def batches(self, buffer: npt.NDArray[np.uint8], first_line: int = 0) -> Iterator[Batch]:
+        """Yield what a buffer of whole lines holds.
+
+        Parameters
+        ----------
+        buffer : array of uint8
+            The last line may lack its end only at the end of the log.
+        first_line : int
+            Number of its first line, from 0.
+        """
+        at, line = 0, first_line
+        while at < len(buffer):
+            for names in (self._clients, self._keys, self._unknown):
+                names.slots.fill(-1)
+            counts = np.array([at, line, 0, 0, 0, 0, 0, 0], np.int64)
+            status = kernel.scan(
+                buffer, at, len(buffer), line, self._key, _commands(), self._rows,
+                self._clients, self._keys, self._unknown, self._rejected, *self._scratch, counts,
+            )  # fmt: skip
+            if status == kernel.ARGUMENTS_FULL or (status != kernel.DONE and int(counts[0]) == at):
+                self._grow()
+                if counts[0] == at:
+                    continue
+            at, line = int(counts[0]), int(counts[1])
+            yield self._batch(buffer, counts, at, line)
+
+    def _grow(self) -> None:
+        """Make room for a line of more arguments than any before."""
+        wanted = 4 * len(self._scratch[0])
+        self._scratch = [np.empty(wanted, np.int64) for _ in range(3)]
+        if wanted >= len(self._rows.line):
+            self._rows = kernel.Rows(*(np.empty(2 * wanted, old.dtype) for old in self._rows))
+            self._clients, self._keys = _names(2 * wanted), _names(2 * wanted)
+
+    def _batch(self, buffer: npt.NDArray[np.uint8], counts: npt.NDArray[np.int64], end: int, next_line: int) -> Batch:
+        rows, clients, keys, unknown, rejected, parsed = (int(count) for count in counts[2:8])
+        got = kernel.Rows(*(column[:rows] for column in self._rows))
+        client_names = _texts(buffer, self._clients, clients)
+        others = [name.upper() for name in _texts(buffer, self._unknown, unknown).to_pylist()]
+        names = list(dict.fromkeys([*_command_names(), *others]))
+        numbers = np.array([*range(len(_command_names())), *(names.index(name) for name in others)], np.int32)
+        written = got.value_bytes >= 0
+        columns = {
+            "t": pa.array(got.stamp_us).cast(pa.timestamp("us")).cast(schema.TIME),
+            "seq": pa.array(got.line),
+            "db": pa.array(got.db, mask=got.db < 0),
+            "client": _label(got.client, client_names),
+            "command": _label(numbers[got.command], pa.array(names)),
+            "arg": pa.array(got.arg, mask=got.arg < 0),
+            "key": _label(got.key, _texts(buffer, self._keys, keys)),
+            "op": _label(got.op, pa.array(_OPS)),
+            "lookups": pa.array(got.lookups.astype(np.int32)),
+            "ttl_ms": pa.array(got.ttl_ms, mask=got.ttl_ms == kernel.NULL_INT),
+            "ttl_form": _label(got.ttl_form.astype(np.int32) - 1, pa.array(kernel.TTL_FORMS[1:])),
+            "condition": _label(got.condition.astype(np.int32) - 1, _conditions()),
+            "value_bytes": pa.array(got.value_bytes, mask=~written),
+            "value_digest": _digests(got.digest, written),
+        }
+
+        return Batch(pa.table(columns), self._rejected_table(rejected), parsed, end, next_line)
+
+    def _rejected_table(self, count: int) -> pa.Table:
+        got = kernel.Rejected(*(column[:count] for column in self._rejected))
+        return pa.table(
+            {
+                "line": pa.array(got.line),
+                "offset": pa.array(got.at),
+                "size_bytes": pa.array(got.size),
+                "reason": _label(got.reason.astype(np.int32), pa.array(kernel.REASONS)),
+            }
+        )
+
+
+def _label(numbers: npt.NDArray[np.generic], names: pa.Array) -> pa.DictionaryArray:
+    """Return a dictionary column; negative numbers are null."""
+    indices = numbers.astype(np.int32, copy=False)
+    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), names)
+
+
+@cache
+def _conditions() -> pa.Array:
+    """Return the text of every set of conditions, from 1 on."""
+    texts = [" ".join(name for bit, name in enumerate(kernel.CONDITIONS) if held >> bit & 1) for held in range(1, 64)]
+    return pa.array(texts)
+
+
+def _texts(buffer: npt.NDArray[np.uint8], names: kernel.Names, count: int) -> pa.StringArray:
+    """Return names as Arrow strings; a byte that is no ASCII, which Redis never prints, becomes its escape."""
+    at, size = names.at[:count], names.size[:count]
+    offsets = np.zeros(count + 1, np.int32)
+    np.cumsum(size, out=offsets[1:])
+    data = np.empty(int(offsets[-1]), np.uint8)
+    if kernel.gather(buffer, at, size, data):
+        return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(data))
+    whole = data.tobytes()
+    return pa.array([whole[a:b].decode("ascii", "backslashreplace") for a, b in itertools.pairwise(offsets)], pa.string())
+
+
+def _digests(digests: npt.NDArray[np.uint64], written: npt.NDArray[np.bool_]) -> pa.StringArray:
+    """Return digests as 16 hex digits, null where nothing was written."""
+    offsets = np.zeros(len(digests) + 1, np.int32)
+    np.cumsum(written * np.int32(16), out=offsets[1:])
+    data = np.empty(int(offsets[-1]), np.uint8)
+    kernel.hex_digits(digests, written, data)
+    valid = pa.array(written).buffers()[1]
+    return pa.StringArray.from_buffers(len(digests), pa.py_buffer(offsets), pa.py_buffer(data), valid)

@@ -1,0 +1,648 @@
+"""One pass over the bytes of a MONITOR log, compiled by numba: lines, arguments, keys, values.
+
+The grammar is Redis's: ``sdscatrepr`` in ``src/sds.c`` and ``replicationFeedMonitors`` in
+``src/replication.c``. An argument ends at the first quote without a backslash before it; what
+then stands where a space or the line's end must be damages the line. A damaged line is never
+half taken: it is rejected whole, with a reason.
+
+Keys, clients and unknown commands are numbered in order of appearance (`Names`), so that a row is
+numbers alone. Nothing here allocates: the caller gives arrays and is told when they are full.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from coldcache.commands import Form
+
+_U = np.uint64
+_NEW_LINE, _RETURN, _SPACE, _QUOTE, _PLUS, _MINUS, _DOT = 10, 13, 32, 34, 43, 45, 46
+_OPENING, _BACKSLASH, _CLOSING, _PARENTHESIS, _X = 91, 92, 93, 40, 120
+
+# Reasons for a rejected line.
+REASONS = (
+    "", "no time stamp", "no database and client", "no arguments", "cut off", "text behind an argument",
+    "more arguments than one line may have", "empty", "a reply, not a command",
+)  # fmt: skip
+(OK, NO_STAMP, NO_HEADER, NO_ARGUMENTS, CUT_OFF, GLUED, TOO_MANY, EMPTY, REPLY) = range(9)
+# What a call ends with.
+DONE, ROWS_FULL, NAMES_FULL, ARGUMENTS_FULL = range(4)
+# Where the keys of a command stand.
+KEYLESS, RANGE, STREAMS, COUNTED, SOURCES, SET, PAIR = (int(form) for form in Form)
+NULL_INT = np.iinfo(np.int64).min
+MOST_DIGITS = 18
+
+
+class Names(NamedTuple):
+    """Names seen so far: open addressing from their hash to a number; where each first stood in the buffer."""
+
+    slots: np.ndarray  # int32, -1 where free; a power of two of them
+    hashes: np.ndarray  # uint64
+    at: np.ndarray  # int64
+    size: np.ndarray  # int64
+
+
+class Commands(NamedTuple):
+    """The command table as arrays, see `coldcache.commands`; `names` holds all names, one after the other."""
+
+    slots: np.ndarray
+    hashes: np.ndarray
+    at: np.ndarray
+    size: np.ndarray
+    names: np.ndarray  # uint8
+    container: np.ndarray  # bool: its name goes on with the next argument
+    form: np.ndarray  # uint8
+    first: np.ndarray  # int32
+    last: np.ndarray  # int32, negative counts from the end
+    step: np.ndarray  # int32
+    target: np.ndarray  # int32: where the key stands that is written beside the sources; 0 without
+    op: np.ndarray  # uint8
+    lookups: np.ndarray  # uint8
+    target_op: np.ndarray  # uint8
+    target_lookups: np.ndarray  # uint8
+    value: np.ndarray  # int32: the value's place behind its key; 0 without
+    ttl_at: np.ndarray  # int32: the argument that is a time to live; 0 without
+    ttl_form: np.ndarray  # uint8: its form
+    options_at: np.ndarray  # int32: where options begin; 0 without
+
+
+class Rows(NamedTuple):
+    """One row per key access; the columns of ``schema.ACCESSES`` as numbers."""
+
+    stamp_us: np.ndarray  # int64
+    line: np.ndarray  # int64, from 0 in this buffer
+    db: np.ndarray  # int32, -1 unknown
+    client: np.ndarray  # int32, -1 unknown
+    command: np.ndarray  # int32; unknown ones from the table's size on
+    arg: np.ndarray  # int32, -1 without a key
+    key: np.ndarray  # int32, -1 without
+    op: np.ndarray  # uint8
+    lookups: np.ndarray  # uint8
+    ttl_ms: np.ndarray  # int64, NULL_INT without
+    ttl_form: np.ndarray  # uint8, 0 without
+    condition: np.ndarray  # uint8, a bit each
+    value_bytes: np.ndarray  # int64, -1 without
+    value_at: np.ndarray  # int64
+    value_size: np.ndarray  # int64, as printed
+    digest: np.ndarray  # uint64
+
+
+class Rejected(NamedTuple):
+    """Lines that were not understood: number, place, size and reason."""
+
+    line: np.ndarray
+    at: np.ndarray
+    size: np.ndarray
+    reason: np.ndarray
+
+
+@njit(inline="always")
+def _load8(buf: Any, i: int) -> Any:
+    return (
+        _U(buf[i]) | (_U(buf[i + 1]) << _U(8)) | (_U(buf[i + 2]) << _U(16)) | (_U(buf[i + 3]) << _U(24))
+        | (_U(buf[i + 4]) << _U(32)) | (_U(buf[i + 5]) << _U(40)) | (_U(buf[i + 6]) << _U(48)) | (_U(buf[i + 7]) << _U(56))
+    )  # fmt: skip
+
+
+@njit(inline="always")
+def _rotated(x: Any, bits: int) -> Any:
+    return (x << _U(bits)) | (x >> _U(64 - bits))
+
+
+@njit(nogil=True, cache=True)
+def siphash(buf: Any, at: int, size: int, k0: Any, k1: Any) -> Any:
+    """SipHash-1-3 of a stretch (Aumasson, Bernstein, INDOCRYPT 2012): keyed, so that no log can be built to collide."""
+    v0 = k0 ^ _U(0x736F6D6570736575)
+    v1 = k1 ^ _U(0x646F72616E646F6D)
+    v2 = k0 ^ _U(0x6C7967656E657261)
+    v3 = k1 ^ _U(0x7465646279746573)
+    words = size >> 3
+    end = at + (words << 3)
+    for turn in range(words + 4):
+        m = _U(0)
+        if turn < words:
+            m = _load8(buf, at + (turn << 3))
+            v3 ^= m
+        elif turn == words:
+            m = _U(size & 0xFF) << _U(56)
+            for j in range(size & 7):
+                m |= _U(buf[end + j]) << _U(8 * j)
+            v3 ^= m
+        elif turn == words + 1:
+            v2 ^= _U(0xFF)
+        v0 += v1
+        v2 += v3
+        v1 = _rotated(v1, 13) ^ v0
+        v3 = _rotated(v3, 16) ^ v2
+        v0 = _rotated(v0, 32)
+        v2 += v1
+        v0 += v3
+        v1 = _rotated(v1, 17) ^ v2
+        v3 = _rotated(v3, 21) ^ v0
+        v2 = _rotated(v2, 32)
+        v0 ^= m
+    return v0 ^ v1 ^ v2 ^ v3
+
+
+@njit(nogil=True, cache=True)
+def _number_of(buf: Any, at: int, size: int, hashed: Any, names: Names, known: int) -> int:
+    """Return the number of a name, a new one where it was not seen before; -1 where there is no room."""
+    mask = len(names.slots) - 1
+    slot = np.int64(hashed & _U(mask))
+    while True:
+        found = names.slots[slot]
+        if found < 0:
+            if known >= len(names.at):
+                return -1
+            names.slots[slot] = known
+            names.hashes[known] = hashed
+            names.at[known] = at
+            names.size[known] = size
+            return known
+        if names.hashes[found] == hashed and names.size[found] == size:
+            other = names.at[found]
+            same = True
+            for j in range(size):
+                if buf[other + j] != buf[at + j]:
+                    same = False
+                    break
+            if same:
+                return found
+        slot = (slot + 1) & mask
+
+
+@njit(inline="always")
+def _upper(c: int) -> int:
+    return c - 32 if 97 <= c <= 122 else c
+
+
+@njit(nogil=True, cache=True)
+def _folded_hash(buf: Any, at: int, size: int, h: Any) -> Any:
+    """FNV-1a of a name in upper case, going on from `h`."""
+    for j in range(at, at + size):
+        h = (h ^ _U(_upper(buf[j]))) * _U(0x100000001B3)
+    return h
+
+
+@njit(nogil=True, cache=True)
+def _command(buf: Any, at: int, size: int, sub_at: int, sub_size: int, hashed: Any, table: Commands) -> int:
+    """Return a command's place in the table, -1 where it is not there; `sub_size` < 0: without a subcommand."""
+    mask = len(table.slots) - 1
+    slot = np.int64(hashed & _U(mask))
+    whole = size if sub_size < 0 else size + 1 + sub_size
+    while table.slots[slot] >= 0:
+        found = table.slots[slot]
+        if table.hashes[found] == hashed and table.size[found] == whole:
+            start = table.at[found]
+            same = True
+            for j in range(size):
+                same = same and _upper(buf[at + j]) == table.names[start + j]
+            for j in range(sub_size):
+                same = same and _upper(buf[sub_at + j]) == table.names[start + size + 1 + j]
+            if same:
+                return found
+        slot = (slot + 1) & mask
+    return -1
+
+
+@njit(nogil=True, cache=True)
+def _is_word(buf: Any, at: int, size: int, word: Any) -> bool:
+    if size != len(word):
+        return False
+    for j in range(size):
+        if _upper(buf[at + j]) != word[j]:
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _integer(buf: Any, at: int, size: int) -> int:
+    """Return a printed integer; NULL_INT where it is none or too large for milliseconds."""
+    negative = size > 0 and buf[at] == _MINUS
+    start = at + 1 if negative else at
+    digits = at + size - start
+    if digits < 1 or digits > MOST_DIGITS:
+        return NULL_INT
+    value = 0
+    for j in range(start, at + size):
+        if buf[j] < 48 or buf[j] > 57:
+            return NULL_INT
+        value = value * 10 + (buf[j] - 48)
+    return -value if negative else value
+
+
+@njit(nogil=True, cache=True)
+def _skip_plain(buf: Any, p: int, n: int) -> int:
+    """Return the place of the next quote, backslash or line end from p on; n without one. Eight bytes at a time."""
+    low, high = _U(0x0101010101010101), _U(0x8080808080808080)
+    quotes, slashes, ends = low * _U(_QUOTE), low * _U(_BACKSLASH), low * _U(_NEW_LINE)
+    while p + 8 <= n:
+        word = _load8(buf, p)
+        a, b, c = word ^ quotes, word ^ slashes, word ^ ends
+        if (((a - low) & ~a) | ((b - low) & ~b) | ((c - low) & ~c)) & high:
+            break
+        p += 8
+    while p < n:
+        c = buf[p]
+        if c in (_QUOTE, _BACKSLASH, _NEW_LINE):
+            return p
+        p += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _line_end(buf: Any, p: int, n: int) -> int:
+    while p < n and buf[p] != _NEW_LINE:
+        p += 1
+    return p
+
+
+@njit(nogil=True, cache=True)
+def _stamp(buf: Any, p: int, n: int) -> tuple[int, int]:
+    """Read ``seconds.micros``; return µs and the place behind it, -1 where there is none."""
+    start, seconds, micros = p, 0, 0
+    while p < n and 48 <= buf[p] <= 57 and p - start < 12:
+        seconds = seconds * 10 + (buf[p] - 48)
+        p += 1
+    if p == start or p + 7 > n or buf[p] != _DOT:
+        return 0, -1
+    for j in range(p + 1, p + 7):
+        if buf[j] < 48 or buf[j] > 57:
+            return 0, -1
+        micros = micros * 10 + (buf[j] - 48)
+    return seconds * 1_000_000 + micros, p + 7
+
+
+@njit(nogil=True, cache=True)
+def _header(buf: Any, p: int, n: int) -> tuple[int, int, int, int]:
+    """Read what stands between the time stamp and the first quote: database, client and its size, place of the quote.
+
+    ``[0 10.0.0.1:5000]``, ``[0]`` without a client (Redict), a bracket before the space (Alibaba),
+    ``(db 0)`` or nothing (Redis 2.6, 2.4). The place is -1 where it is none of these.
+    """
+    if p < n and buf[p] == _OPENING:
+        p += 1
+    if p + 1 >= n or buf[p] != _SPACE:
+        return -1, 0, 0, -1
+    p += 1
+    if buf[p] == _QUOTE:
+        return 0, 0, -1, p  # Redis 2.4: only database 0 is told apart
+    bracket = buf[p] == _OPENING
+    if not bracket and not (p + 5 < n and buf[p] == _PARENTHESIS and buf[p + 1] == 100 and buf[p + 2] == 98):
+        return -1, 0, 0, -1
+    p += 1 if bracket else 4
+    db, start = 0, p
+    while p < n and 48 <= buf[p] <= 57 and p - start < 9:
+        db = db * 10 + (buf[p] - 48)
+        p += 1
+    if p == start or p + 2 >= n:
+        return -1, 0, 0, -1
+    if buf[p] != _SPACE:
+        closed = buf[p] == (_CLOSING if bracket else _PARENTHESIS + 1) and buf[p + 1] == _SPACE and buf[p + 2] == _QUOTE
+        return db, 0, -1, p + 2 if closed else -1
+    client = p = p + 1
+    while p + 2 < n and buf[p] != _NEW_LINE:
+        if buf[p] == _CLOSING and buf[p + 1] == _SPACE and buf[p + 2] == _QUOTE:
+            return db, client, p - client, p + 2
+        p += 1
+    return -1, 0, 0, -1
+
+
+@njit(nogil=True, cache=True)
+def _arguments(buf: Any, p: int, n: int, at: Any, size: Any, plain: Any) -> tuple[int, int, int]:
+    """Read the arguments from the first quote on.
+
+    Returns how many, the place behind them, and OK or the reason why not. `plain` gets their size
+    unescaped.
+    """
+    count = 0
+    while True:
+        if p >= n or buf[p] != _QUOTE:
+            return count, p, GLUED
+        if count >= len(at):
+            return count, p, TOO_MANY
+        start = p = p + 1
+        extra = 0
+        while True:
+            p = _skip_plain(buf, p, n)
+            if p >= n or buf[p] == _NEW_LINE:
+                return count, p, CUT_OFF
+            if buf[p] == _QUOTE:
+                break
+            if p + 1 >= n or buf[p + 1] == _NEW_LINE:
+                return count, p + 1, CUT_OFF
+            if buf[p + 1] == _X and p + 3 < n and buf[p + 2] != _NEW_LINE and buf[p + 3] != _NEW_LINE:
+                extra += 3
+                p += 4
+            else:
+                extra += 1
+                p += 2
+        at[count] = start
+        size[count] = p - start
+        plain[count] = p - start - extra
+        count += 1
+        p += 1
+        if p < n and buf[p] == _RETURN:
+            p += 1
+            if p < n and buf[p] != _NEW_LINE:
+                return count, p, GLUED
+        if p >= n or buf[p] == _NEW_LINE:
+            return count, p, OK
+        if buf[p] != _SPACE:
+            return count, p, GLUED
+        p += 1
+
+
+_EX = np.frombuffer(b"EX", np.uint8)
+_PX = np.frombuffer(b"PX", np.uint8)
+_EXAT = np.frombuffer(b"EXAT", np.uint8)
+_PXAT = np.frombuffer(b"PXAT", np.uint8)
+_NX = np.frombuffer(b"NX", np.uint8)
+_XX = np.frombuffer(b"XX", np.uint8)
+_GT = np.frombuffer(b"GT", np.uint8)
+_LT = np.frombuffer(b"LT", np.uint8)
+_KEEPTTL = np.frombuffer(b"KEEPTTL", np.uint8)
+_GET = np.frombuffer(b"GET", np.uint8)
+_STREAMS = np.frombuffer(b"STREAMS", np.uint8)
+# Forms of a time to live, and for each its unit in ms and whether it is a point in time.
+TTL_FORMS = ("", "EX", "PX", "EXAT", "PXAT", "SETEX", "PSETEX", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT")
+_TTL_MS = np.array([0, 1000, 1, 1000, 1, 1000, 1, 1000, 1, 1000, 1])
+_TTL_ABSOLUTE = np.array([False, False, False, True, True, False, False, False, False, True, True])
+_MOST_MS = 2**62
+_OTHER = 4  # place in the list of ops
+_GET_BIT = 32
+CONDITIONS = ("NX", "XX", "GT", "LT", "KEEPTTL", "GET")
+
+
+@njit(nogil=True, cache=True)
+def _ttl_ms(buf: Any, at: int, size: int, form: int, stamp_us: int) -> int:
+    """Return the time to live asked for, in ms from the stamp on; NULL_INT where there is no such number."""
+    value = _integer(buf, at, size)
+    if value == NULL_INT:
+        return NULL_INT
+    if abs(value) > _MOST_MS // _TTL_MS[form]:
+        return NULL_INT  # beyond what the server takes
+    value *= _TTL_MS[form]
+    if _TTL_ABSOLUTE[form]:
+        value -= stamp_us // 1000
+    return value if abs(value) < _MOST_MS else NULL_INT
+
+
+@njit(nogil=True, cache=True)
+def _options(buf: Any, first: int, count: int, at: Any, size: Any, stamp_us: int) -> tuple[int, int, int]:
+    """Return form and ms of the time to live, and the conditions, among a command's options."""
+    form, ms, conditions = 0, NULL_INT, 0
+    j = first
+    while j < count:
+        a, s = at[j], size[j]
+        if s in (2, 3, 4, 7):
+            found = 0
+            if _is_word(buf, a, s, _EX):
+                found = 1
+            elif _is_word(buf, a, s, _PX):
+                found = 2
+            elif _is_word(buf, a, s, _EXAT):
+                found = 3
+            elif _is_word(buf, a, s, _PXAT):
+                found = 4
+            if found and j + 1 < count:
+                if form == 0:
+                    form = found
+                    ms = _ttl_ms(buf, at[j + 1], size[j + 1], form, stamp_us)
+            elif _is_word(buf, a, s, _NX):
+                conditions |= 1
+            elif _is_word(buf, a, s, _XX):
+                conditions |= 2
+            elif _is_word(buf, a, s, _GT):
+                conditions |= 4
+            elif _is_word(buf, a, s, _LT):
+                conditions |= 8
+            elif _is_word(buf, a, s, _KEEPTTL):
+                conditions |= 16
+            elif _is_word(buf, a, s, _GET):
+                conditions |= 32
+        j += 1
+    return form, ms, conditions
+
+
+@njit(nogil=True, cache=True)
+def _line(buf: Any, p: int, n: int, at: Any, size: Any, plain: Any) -> tuple[int, int, int, int, int, int, int]:
+    """Read one line.
+
+    Returns the reason why not, the place of its end, stamp, database, place and size of the client,
+    and how many arguments it has.
+    """
+    begin = p
+    if buf[p] == _PLUS:
+        p += 1
+    stamp_us, behind = _stamp(buf, p, n)
+    if behind < 0:
+        end = _line_end(buf, begin, n)
+        shown = end - 1 if end > begin and buf[end - 1] == _RETURN else end
+        if shown == begin:
+            return EMPTY, end, 0, -1, 0, -1, 0
+        is_reply = shown - p == 2 and buf[p] == 79 and buf[p + 1] == 75  # OK
+        return REPLY if is_reply else NO_STAMP, end, 0, -1, 0, -1, 0
+    db, client, client_size, behind = _header(buf, behind, n)
+    if behind < 0:
+        return NO_HEADER, _line_end(buf, begin, n), 0, -1, 0, -1, 0
+    count, p, reason = _arguments(buf, behind, n, at, size, plain)
+    return reason, p if reason == OK else _line_end(buf, p, n), stamp_us, db, client, client_size, count
+
+
+@njit(nogil=True, cache=True)
+def _known_command(buf: Any, count: int, at: Any, size: Any, table: Commands) -> int:
+    """Return the command's place in the table, with its subcommand where that is known; -1 where it is not there."""
+    hashed = _folded_hash(buf, at[0], size[0], _U(0xCBF29CE484222325))
+    command = _command(buf, at[0], size[0], 0, -1, hashed, table)
+    if command >= 0 and table.container[command] and count > 1:
+        both = _folded_hash(buf, at[1], size[1], (hashed ^ _U(_SPACE)) * _U(0x100000001B3))
+        whole = _command(buf, at[0], size[0], at[1], size[1], both, table)
+        if whole >= 0:
+            return whole
+    return command
+
+
+@njit(nogil=True, cache=True)
+def _counted(buf: Any, rule: int, count: int, at: Any, size: Any, table: Commands) -> int:
+    """Return how many arguments are the keys, and what belongs to them, that a number before them announces."""
+    place = np.int64(table.first[rule]) - 1
+    if place >= count or size[place] > 9:
+        return 0
+    return max(_integer(buf, at[place], size[place]), 0) * np.int64(table.step[rule])
+
+
+@njit(nogil=True, cache=True)
+def _keys_of(buf: Any, rule: int, count: int, at: Any, size: Any, table: Commands) -> tuple[int, int, int]:
+    """Return the first and last argument that are keys, and the target's, 0 without; first > last: no keys."""
+    form = table.form[rule]
+    first, last, target = np.int64(table.first[rule]), np.int64(table.last[rule]), np.int64(table.target[rule])
+    if form == KEYLESS:
+        return 1, 0, 0
+    if form == COUNTED:
+        last = first - 1 + _counted(buf, rule, count, at, size, table)
+    elif form == STREAMS:
+        word = 1
+        while word < count and not _is_word(buf, at[word], size[word], _STREAMS):
+            word += 1
+        first, last = word + 1, word + (count - word - 1) // 2
+    elif last < 0:
+        last += count
+    return first, min(last, count - 1), target if target < count else 0
+
+
+@njit(nogil=True, cache=True)
+def scan(
+    buf: Any, start: int, end: int, first_line: int, key: Any,
+    table: Commands, rows: Rows, clients: Names, keys: Names, unknown: Names, rejected: Rejected,
+    at: Any, size: Any, plain: Any, counts: Any,
+) -> int:  # fmt: skip
+    """Parse whole lines of `buf`; return DONE, or what is full: nothing of the line at hand is kept then.
+
+    Parameters
+    ----------
+    buf : uint8 array
+        `start` to `end` hold whole lines; the last one may lack its line end.
+    first_line : int
+        Number of the line at `start`.
+    key : two uint64
+        Of the hash.
+    at, size, plain : int64 arrays
+        Scratch, as long as a line may have arguments.
+    counts : int64 array of 8
+        In and out: place to go on, line to go on, rows, clients, keys, unknown commands, rejected lines,
+        lines parsed.
+    """
+    p, line = start, first_line
+    row, n_clients, n_keys, n_unknown, n_rejected, parsed = counts[2], counts[3], counts[4], counts[5], counts[6], counts[7]
+    k0, k1 = key[0], key[1]
+    known = len(table.at)
+    status = DONE
+    while p < end:
+        begin = p
+        reason, p, stamp_us, db, client_at, client_size, count = _line(buf, begin, end, at, size, plain)
+        if reason == TOO_MANY:
+            status, p = ARGUMENTS_FULL, begin
+            break
+        if reason != OK:
+            if n_rejected >= len(rejected.line):
+                status, p = ROWS_FULL, begin
+                break
+            rejected.line[n_rejected] = line
+            rejected.at[n_rejected] = begin
+            rejected.size[n_rejected] = p - begin
+            rejected.reason[n_rejected] = reason
+            n_rejected += 1
+            line += 1
+            p += 1
+            continue
+        # Everything is understood; now its rows, all or none of them.
+        if row + count >= len(rows.line) or n_keys + count >= len(keys.at) or n_clients + 1 >= len(clients.at):
+            status, p = ROWS_FULL, begin
+            break
+        command = _known_command(buf, count, at, size, table)
+        rule = command
+        if command < 0:
+            # By its bytes as printed: upper and lower case become one when it is named.
+            if n_unknown >= len(unknown.at):
+                status, p = NAMES_FULL, begin
+                break
+            number = _number_of(buf, at[0], size[0], siphash(buf, at[0], size[0], k0, k1), unknown, n_unknown)
+            n_unknown = max(n_unknown, number + 1)
+            command, rule = known + number, 0
+        client = -1
+        if client_size >= 0:
+            client = _number_of(buf, client_at, client_size, siphash(buf, client_at, client_size, k0, k1), clients, n_clients)
+            n_clients = max(n_clients, client + 1)
+        ttl_form, ttl_ms, conditions = 0, NULL_INT, 0
+        options_at = np.int64(table.options_at[rule])
+        if options_at > 0:
+            if table.form[rule] == COUNTED:
+                options_at += _counted(buf, rule, count, at, size, table)
+            ttl_form, ttl_ms, conditions = _options(buf, options_at, count, at, size, stamp_us)
+        ttl_at = np.int64(table.ttl_at[rule])
+        if ttl_at > 0:
+            ttl_form = np.int64(table.ttl_form[rule])
+            ttl_ms = _ttl_ms(buf, at[ttl_at], size[ttl_at], ttl_form, stamp_us) if ttl_at < count else NULL_INT
+        i, last, target = _keys_of(buf, rule, count, at, size, table)
+        value = np.int64(table.value[rule])
+        position = 0
+        while True:
+            is_target = i > last
+            if is_target:
+                i = target
+            has_key = i > 0 if is_target else i + value < count
+            if not has_key and position > 0:
+                break
+            rows.stamp_us[row] = stamp_us
+            rows.line[row] = line
+            rows.db[row] = db
+            rows.client[row] = client
+            rows.command[row] = command
+            rows.ttl_ms[row] = ttl_ms
+            rows.ttl_form[row] = ttl_form
+            rows.condition[row] = conditions
+            rows.value_bytes[row] = -1
+            if not has_key:
+                rows.arg[row] = -1
+                rows.key[row] = -1
+                rows.op[row] = table.op[rule] if table.form[rule] == KEYLESS else _OTHER
+                rows.lookups[row] = 0
+                row += 1
+                break
+            found = _number_of(buf, at[i], size[i], siphash(buf, at[i], size[i], k0, k1), keys, n_keys)
+            n_keys = max(n_keys, found + 1)
+            rows.arg[row] = position
+            rows.key[row] = found
+            if is_target:
+                rows.op[row], rows.lookups[row] = table.target_op[rule], table.target_lookups[rule]
+            elif table.form[rule] == SET:
+                rows.op[row], rows.lookups[row] = table.op[rule], 1 if conditions & _GET_BIT else 0
+            else:
+                rows.op[row], rows.lookups[row] = table.op[rule], table.lookups[rule]
+            if value > 0 and not is_target:
+                rows.value_bytes[row] = plain[i + value]
+                rows.value_at[row] = at[i + value]
+                rows.value_size[row] = size[i + value]
+                rows.digest[row] = siphash(buf, at[i + value], size[i + value], k0, k1)
+            row += 1
+            position += 1
+            if is_target:
+                break
+            i += np.int64(table.step[rule])
+        parsed += 1
+        line += 1
+        p += 1
+    counts[0], counts[1], counts[2], counts[3] = p, line, row, n_clients
+    counts[4], counts[5], counts[6], counts[7] = n_keys, n_unknown, n_rejected, parsed
+    return status
+
+
+@njit(nogil=True, cache=True)
+def gather(buf: Any, at: Any, size: Any, out: Any) -> bool:
+    """Copy stretches of `buf` one after the other; return whether all bytes are ASCII."""
+    place = 0
+    seen = 0
+    for number in range(len(at)):
+        start = at[number]
+        for j in range(size[number]):
+            byte = buf[start + j]
+            seen |= byte
+            out[place] = byte
+            place += 1
+    return seen < 128
+
+
+@njit(nogil=True, cache=True)
+def hex_digits(numbers: Any, wanted: Any, out: Any) -> None:
+    """Write the wanted numbers as 16 lower-case hex digits each."""
+    place = 0
+    for i in range(len(numbers)):
+        if wanted[i]:
+            for j in range(16):
+                digit = np.int64((numbers[i] >> _U(60 - 4 * j)) & _U(15))
+                out[place] = digit + (48 if digit < 10 else 87)
+                place += 1

@@ -1,0 +1,169 @@
+"""The compiled log parser against the plain one, line by line, for everything that Redis can print."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from coldcache.commands import Form, Rule, full_name, key_uses, rules
+from coldcache.sources.accesses import TtlAsked, ttl_asked
+from coldcache.sources.log import LogParser
+from coldcache.sources.log_kernel import CONDITIONS
+from coldcache.sources.monitor import escape
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+STAMP_US = 1_763_800_000_104_233
+PARSER = LogParser(b"0123456789abcdef")
+SMALL = LogParser(b"0123456789abcdef", rows=64)
+# The first call compiles, or reads what was compiled: no deadline.
+settings.register_profile("compiled", deadline=None)
+settings.load_profile("compiled")
+
+clients = st.one_of(
+    st.sampled_from(["lua", "", "?:0", "10.0.3.7:51344", "[::1]:56746", "[fd00::a1]:40112", "unix:/run/redis.sock"]),
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=30).filter(lambda text: '] "' not in text),
+)
+words = st.one_of(
+    st.binary(max_size=12),
+    st.sampled_from([
+        b"k", b"", b"EX", b"px", b"EXAT", b"PXAT", b"NX", b"xx", b"KEEPTTL", b"GET", b"10", b"0", b"-5", b"1763800060",
+        b"STREAMS",
+        b"1763800060000", b"9" * 19, b"2", b"\\", b'"', b'" ', b"] \"", b"\r\n+1.0 [0 x]",
+    ]),
+)  # fmt: skip
+names = st.one_of(st.sampled_from(sorted(rules())), st.sampled_from(["get", "Set", "mget", "foo.bar", "CLIENT", "object"]))
+commands = st.builds(lambda name, rest: [*(word.encode() for word in name.split()), *rest], names, st.lists(words, max_size=9))
+lines = st.lists(st.tuples(commands, clients, st.integers(0, 99)), min_size=1, max_size=30)
+
+
+def printed(args: list[bytes], client: str, db: int, stamp_us: int) -> bytes:
+    """A line as Redis prints it."""
+    text = " ".join(f'"{escape(arg)}"' for arg in args)
+    return f"{stamp_us // 10**6}.{stamp_us % 10**6:06d} [{db} {client}] {text}\n".encode("latin-1")
+
+
+def asked(rule: Rule, behind: int, texts: list[str], stamp_us: int) -> TtlAsked:
+    """The time to live by the plain parser, which knows it of fewer commands: told as one of those."""
+    if rule.ttl_at:
+        as_known = [rule.ttl_form, "k", *texts[rule.ttl_at : rule.ttl_at + 1]]
+        return ttl_asked(rule.ttl_form, as_known, stamp_us)
+    if rule.options_at:
+        return ttl_asked("SET", ["SET", "k", "v", *texts[rule.options_at + behind :]], stamp_us)
+    return TtlAsked(None, None)
+
+
+def expected(args: list[bytes], client: str, db: int, stamp_us: int, line: int) -> list[tuple[object, ...]]:
+    """The rows of a line by the plain parser."""
+    texts = [escape(arg) for arg in args]
+    name = full_name(texts)
+    if name not in rules():
+        name = texts[0].upper()
+    rule = rules().get(name, Rule())
+    counted = texts[rule.first - 1 : rule.first]
+    behind = (
+        int(counted[0]) * rule.step if rule.form == Form.COUNTED and counted and re.fullmatch("[0-9]{1,9}", counted[0]) else 0
+    )
+    options = {arg.upper() for arg in texts[rule.options_at + behind :]} if rule.options_at else set()
+    ttl = asked(rule, behind, texts, stamp_us)
+    conditions = " ".join(word for word in CONDITIONS if word in options) or None
+    rows = []
+    for position, use in enumerate(key_uses(texts)):
+        size = len(args[use.value_index]) if use.value_index else None
+        rows.append((stamp_us, line, db, client, name, position, texts[use.index], use.op, use.lookups, ttl.ms, ttl.form,
+                     conditions, size))  # fmt: skip
+    return rows or [(stamp_us, line, db, client, name, None, None, None, 0, ttl.ms, ttl.form, conditions, None)]
+
+
+def parsed(log: bytes, parser: LogParser = PARSER) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    batches = list(parser.batches(np.frombuffer(log, np.uint8)))
+    frames = [
+        [batch.accesses.to_pandas(types_mapper=None) for batch in batches],
+        [batch.rejected.to_pandas() for batch in batches],
+    ]
+    accesses, rejected = (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame() for parts in frames)
+    return accesses, rejected, sum(batch.lines for batch in batches)
+
+
+def rows_of(accesses: pd.DataFrame) -> list[tuple[object, ...]]:
+    names = ["seq", "db", "client", "command", "arg", "key", "op", "lookups", "ttl_ms", "ttl_form", "condition", "value_bytes"]
+    frame = accesses[names].astype(object)
+    frame = frame.where(frame.notna(), None)
+    stamps = accesses["t"].astype("int64")
+    rows = [tuple(int(x) if isinstance(x, float) else x for x in row) for row in frame.itertuples(index=False, name=None)]
+    # What a command without a key does is told by its name.
+    return [(stamp, *row[:6], row[6] if row[4] is not None else None, *row[7:]) for stamp, row in zip(stamps, rows, strict=True)]
+
+
+@pytest.mark.parametrize("parser", [PARSER, SMALL], ids=["one batch", "many batches"])
+@given(lines)
+@example([([b"MGET", *([b"k"] * 500)], "lua", 0)])
+def test_what_redis_prints_is_read_back(parser: LogParser, batch: list[tuple[list[bytes], str, int]]):
+    log = b"".join(printed(args, client, db, STAMP_US + at) for at, (args, client, db) in enumerate(batch))
+    accesses, rejected, count = parsed(log, parser)
+    assert rejected.empty
+    assert count == len(batch)
+    wanted = [row for at, (args, client, db) in enumerate(batch) for row in expected(args, client, db, STAMP_US + at, at)]
+    assert rows_of(accesses) == wanted
+
+
+@given(lines, st.data())
+def test_damage_is_rejected_and_all_lines_are_accounted_for(batch: list[tuple[list[bytes], str, int]], data: st.DataObject):
+    log = bytearray(b"".join(printed(args, client, db, STAMP_US + at) for at, (args, client, db) in enumerate(batch)))
+    for _ in range(data.draw(st.integers(1, 5))):
+        log[data.draw(st.integers(0, len(log) - 1))] = data.draw(st.integers(0, 255))
+    log = bytes(log[: data.draw(st.integers(0, len(log)))])
+    _, rejected, count = parsed(log)
+    assert count + len(rejected) == log.count(b"\n") + (bool(log) and not log.endswith(b"\n"))
+
+
+@given(st.binary(max_size=2000))
+@settings(max_examples=300)
+def test_no_bytes_crash_the_parser(log: bytes):
+    _, rejected, count = parsed(log)
+    assert count + len(rejected) == log.count(b"\n") + (bool(log) and not log.endswith(b"\n"))
+
+
+def test_values_have_a_keyed_digest_and_nothing_else():
+    line = printed([b"SET", b"k", b"secret"], "a:1", 0, STAMP_US)
+    accesses, _, _ = parsed(line + line.replace(b"secret", b"Secret") + line)
+    digests = accesses["value_digest"].tolist()
+    assert digests[0] == digests[2] != digests[1]
+    assert len(digests[0]) == 16
+    others, _, _ = parsed(line, LogParser(b"another key 0123"))
+    assert others["value_digest"][0] != digests[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"OK", "a reply, not a command"), (b"+OK\r", "a reply, not a command"), (b"", "empty"), (b"hello", "no time stamp"),
+        (b'1.000000 [0 a:1 "GET"', "no database and client"), (b"1.000000 [0 a:1] ", "no database and client"),
+        (b'1.000000 [0 a:1] "GET" "k', "cut off"), (b'1.000000 [0 a:1] "GET""k"', "text behind an argument"),
+        (b'1.000000 [0 a:1] "GET" "k"+1.000001 [0 a:1] "GET" "k"', "text behind an argument"),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_not_understood_is_kept_with_its_reason(line: bytes, reason: str):
+    good = printed([b"GET", b"k"], "a:1", 0, STAMP_US)
+    accesses, rejected, count = parsed(good + line + b"\n" + good)
+    assert count == 2
+    assert accesses["seq"].tolist() == [0, 2]
+    assert rejected[["line", "offset", "size_bytes", "reason"]].values.tolist() == [[1, len(good), len(line), reason]]
+
+
+@pytest.mark.parametrize(
+    ("line", "db", "client"),
+    [
+        (b'+1.000000 [3 a:1] "GET" "k"\r\n', 3, "a:1"), (b'1.000000 "GET" "k"\n', 0, None),
+        (b'1.000000 (db 7) "GET" "k"\n', 7, None),
+        (b'1.000000[ [2 a:1] "GET" "k"\n', 2, "a:1"), (b'1.000000 [0] "GET" "k"\n', 0, None),
+        (b'1.000000 [0 unix:/x/a] b c.sock] "GET" "k"\n', 0, "unix:/x/a] b c.sock"),
+    ],
+)  # fmt: skip
+def test_headers_of_other_servers_are_read(line: bytes, db: int, client: str | None):
+    accesses, _, _ = parsed(line)
+    assert accesses["db"].tolist() == [db]
+    assert accesses["client"].astype(object).where(accesses["client"].notna(), None).tolist() == [client]
+    assert accesses["key"].tolist() == ["k"]
