@@ -1,0 +1,205 @@
+"""The compiled answers are payload_format's, or none."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+import string
+import zlib
+
+import numpy as np
+import pytest
+from coldcache.payload_kernel import FORMATS, UNDECIDED, classify
+from coldcache.payloads import payload_format
+from coldcache.sources.monitor import escape
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+MAGIC = (
+    b"\x89PNG\r\n\x1a\n", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\xac\xed\x00\x05", b"\xff\xd8\xff", b"\x1f\x8b",
+    b"RIFFabcdWEBP", b"RIFF\x00\xff\\\"WEBP", b"RIFFWEBP", b"\x80\x04", b"\x80\x06", b"x\x01", b"x^", b"x\x9c", b"x\xda",
+)  # fmt: skip
+# What values and JSON are made of, and what parsers stumble over.
+SHARDS = (
+    b"{", b"}", b"[", b"]", b'"', b",", b":", b" ", b"\n", b"\t", b"\r", b"\x0b", b"\x0c", b"\\", b"\\\\", b'\\"', b"\\/",
+    b"\\u00e9", b"\\uD83D", b"\\ude00", b"\\u12g4", b"\\u", b"\\x", b"\\n", b"\\u0020", b"\\u2003", b"\\u0074ype",
+    b'"type"', b'"Buffer"', b'"data"', b'"type":"Buffer"', b'"data":[1]', b'"\\u0074ype"', b'"B\\u0075ffer"', b'"d\\u0061ta"',
+    b"true", b"false", b"null", b"NaN", b"Infinity", b"-Infinity", b"-", b"0", b"01", b"12", b"1.", b"1.5", b".5", b"1e5",
+    b"1E+", b"-0", b"2e-3", b"'", b"('", b"b'", b'b"', b"<a.B object at 0x", b"<", b"[object Object]", b"[object ",
+    b"undefined", b"None", b"nil", b"\x00", b"\x1f", b"\x7f", b"\x80", b"\xc3", b"\xa9", b"\xc0\x80", b"\xe0\x80\x80",
+    b"\xed\xa0\x80", b"\xed\x9f\xbf", b"\xef\xbb\xbf", b"\xf4\x90\x80\x80", b"\xf0\x8f\xbf\xbf", b"\xf5", b"\xff\xfe",
+    "\xa0".encode(), "\x85".encode(), "\u3000".encode(), "\u2028".encode(), "\u200b".encode(), "é漢😀".encode(),
+    "\U00020000".encode(), "\U000e0001".encode(), b"\xef\xbf\xbd", b"\xef\xbf", b"abc", b"a" * 60, b"b" * 250, *MAGIC,
+)  # fmt: skip
+
+plain_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.text(string.printable),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["type", "data", "a", "é"]) | st.text(), inner),
+)
+buffers = st.fixed_dictionaries(
+    {"type": st.sampled_from(["Buffer", "buffer", "Buffers", 1])},
+    optional={"data": st.lists(st.integers(0, 255)), "x": plain_json},
+)
+
+
+@st.composite
+def json_bytes(draw: st.DrawFn) -> bytes:
+    value = draw(plain_json | buffers)
+    for _ in range(draw(st.integers(0, 2))):
+        value = draw(st.sampled_from([value, json.dumps(value), [value]]))
+    text = json.dumps(
+        value,
+        ensure_ascii=draw(st.booleans()),
+        indent=draw(st.sampled_from([None, 0, 2, "\t", "\r\n"])),
+        separators=draw(st.sampled_from([None, (",", ":"), (" , ", " : ")])),
+    )
+    return draw(st.sampled_from(["", " ", "\n", "\x0b"])).encode() + text.encode("utf-8", "surrogatepass")
+
+
+def named(value: bytes, before: bytes = b"", behind: bytes = b'" "next"') -> str:
+    """Return the class, of a value that stands amid other bytes."""
+    text = escape(value).encode()
+    buffer = np.frombuffer(before + text + behind, np.uint8)
+    return FORMATS[classify(buffer, len(before), len(text))]
+
+
+def agrees(value: bytes) -> None:
+    got = named(value)
+    assert got in ("", payload_format(value)), value
+    # What stands around it makes no difference, and there may be nothing.
+    assert named(value, b"\\x", b"") == named(value, b'"', b'}]\\"') == got
+
+
+# At home in these: any bytes, any text, numbers, shards in any order.
+values = st.one_of(
+    st.binary(),
+    st.text().map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.from_regex(rb"-?[0-9]{1,20}(\.[0-9]*)?"),
+    st.lists(st.sampled_from(SHARDS), max_size=12).map(b"".join),
+    st.lists(st.sampled_from(SHARDS), max_size=8).map(lambda parts: b"{" + b"".join(parts) + b"}"),
+    st.lists(st.sampled_from(SHARDS), max_size=8).map(lambda parts: b'"' + b"".join(parts) + b'"'),
+    st.builds(lambda magic, rest: magic + rest, st.sampled_from(MAGIC), st.binary()),
+    plain_json.map(lambda value: repr(value).encode("utf-8", "surrogatepass")),
+    st.binary().map(lambda data: repr(data).encode()),
+    plain_json.map(pickle.dumps),
+    json_bytes(),
+    json_bytes().map(zlib.compress),
+    json_bytes().map(lambda data: escape(data).encode()),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(values)
+@example(b"")
+@example(b"x^a")
+@example(b"x^")
+@example(b"\xed\xa0\x80")
+@example(b'"\xed\xa0\x80"')
+@example(b'{"type":"Buffer","data":1,"type":2}')
+@example(b'{"a":{"type":"Buffer","data":1}}')
+@example(b'{"type":"Buffer","a":{"data":1}}')
+@example(b'[{"type":"Buffer","data":1}]')
+@example(b'"\xc2\xa0{"')
+def test_agrees_with_python(value: bytes) -> None:
+    agrees(value)
+
+
+@settings(max_examples=80, deadline=None)
+@given(json_bytes())
+def test_agrees_wherever_json_is_cut_off(value: bytes) -> None:
+    for size in range(min(len(value), 60)):
+        agrees(value[:size])
+        agrees(value[: len(value) - size])
+
+
+@settings(max_examples=400, deadline=None)
+@given(json_bytes(), st.data())
+def test_agrees_when_json_is_damaged(value: bytes, data: st.DataObject) -> None:
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(value)))
+        shard = data.draw(st.sampled_from(SHARDS) | st.binary(max_size=2))
+        value = value[:start] + shard + value[start + data.draw(st.integers(0, 3)) :]
+    agrees(value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(0, 300), st.sampled_from(SHARDS), st.sampled_from([b"a", b" ", b"\n", "é".encode(), "😀".encode(), b"["]), values
+)
+def test_agrees_about_where_heads_end(size: int, shard: bytes, filler: bytes, rest: bytes) -> None:
+    for head in (b"", b'"', b'{"'):
+        agrees(head + filler * size + shard + rest)
+        agrees(head + filler * size + shard + b'"')
+
+
+@pytest.mark.parametrize("brackets", [(b"[", b"]"), (b'{"":', b"}"), (b'[{"a":[', b"]}]")])
+@pytest.mark.parametrize("depth", [1, 63, 64, 65, 127, 128, 129, 191, 192, 500])
+def test_agrees_about_nesting(brackets: tuple[bytes, bytes], depth: int) -> None:
+    opening, closing = brackets[0].rstrip(b"]"), brackets[1]
+    levels = max(1, depth // (opening.count(b"[") + opening.count(b"{")))
+    whole = opening * levels + b"1" + closing * levels
+    assert named(whole) == "json"
+    mixed = b'[{"a":' * (levels // 2) + b"[]" + b"}]" * (levels // 2)
+    for value in (whole, whole[:-1], whole + b"]", whole.replace(b"1]", b"1}", 1), mixed, mixed.replace(b"}]}]", b"}}]]", 1)):
+        agrees(value)
+
+
+def test_leaves_to_python_what_depends_on_python() -> None:
+    for value in (
+        b"[" * 10_000,
+        b"[" * 800 + b"]" * 800,
+        b"[" + b"1" * 641 + b"]",
+        '{"a":1}'.encode("utf-16-le"),
+        repr(b"{}").encode(),
+    ):
+        assert named(value) == FORMATS[UNDECIDED]
+    assert named(b"[" + b"1" * 640 + b"]") == named(b"[" + b"1" * 5000 + b".5]") == "json"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"-12.50",
+        b"1" * 5000,
+        json.dumps({"id": 1, "name": "lamp", "tags": ["a", "b"], "price": 12.5e-3, "gone": None, "on": True}).encode(),
+        json.dumps({"prénom": "Zoë 漢字 😀"}).encode(),
+        json.dumps({"prénom": "Zoë 漢字 😀"}, ensure_ascii=False, indent=2).encode(),
+        json.dumps({"type": "Buffer", "data": [1, 2]}).encode(),
+        b'{"\\u0074ype":"B\\u0075ffer","d\\u0061ta":[]}',
+        json.dumps({"type": "Buffer", "data": [1, 2]}).encode()[:-1],
+        json.dumps(json.dumps({"a": ["é"]})).encode(),
+        json.dumps("\u2003 [", ensure_ascii=False).encode(),
+        json.dumps("漢字", ensure_ascii=False).encode(),
+        json.dumps({"html": "<p>" + "word " * 2000})[:-1].encode(),
+        b'{"a": [1, NaN, -Infinity]}',
+        b'{"a": "[object Object]"}',
+        b"[object Object]",
+        b"undefined",
+        b"Infinity",
+        b"{'a': 1}",
+        b"<app.models.User object at 0x7f00>",
+        "plain text, ünïcode, 漢字 and 😀".encode(),
+        b"\xef\xbb\xbf{}",
+        b'a:3:{i:0;s:1:"x";}',
+        b'O:8:"stdClass":0:{}',
+        '{"a": "caf\N{REPLACEMENT CHARACTER}"}'.encode(),
+        "\N{REPLACEMENT CHARACTER}PNG".encode(),
+        pickle.dumps({"a": 1}),
+        zlib.compress(b"hello"),
+        gzip.compress(b"hello"),
+        bytes(range(256)),
+        b'{"a":1}\x00',
+        *MAGIC,
+    ],
+)
+def test_decides_what_is_usual(value: bytes) -> None:
+    assert named(value) == payload_format(value)
+
+
+def test_names_only_classes_that_there_are() -> None:
+    assert len(set(FORMATS)) == len(FORMATS)
+    doc = payload_format.__doc__
+    assert doc is not None
+    assert all(f"``{name}``" in doc for name in FORMATS[1:])
