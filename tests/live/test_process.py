@@ -261,9 +261,7 @@ def test_a_running_program_is_attached_to_and_let_go(tmp_path: Path, running: Ca
 def test_a_program_that_does_nothing_is_left_alone_and_lives_on(tmp_path: Path, running: Callable[..., subprocess.Popen[bytes]]):
     body = "import time\ntime.sleep(8)\nkept = [bytearray(5000) for _ in range(1000)]\ntime.sleep(0.2)\nprint('lives')"
     target = running(sys.executable, "-u", str(script(tmp_path, body)), stdout=subprocess.PIPE)
-    began = time.monotonic()
     attached = attach(target.pid, tmp_path / "heap", timeout_s=3)
-    assert time.monotonic() - began < 7
     assert attached.path is None
     assert "did not let memray in within 3 s" in str(attached.why_not)
     assert list((tmp_path / "heap").iterdir()) == []
