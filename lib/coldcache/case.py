@@ -103,7 +103,7 @@ class Case(SelfShowing):
     def epochs(self) -> list[dict[str, Any]]:
         """The uninterrupted stretches of recording, each with epoch, node, mode, start, end and ended.
 
-        ``mode`` is ``exact`` (commands and key events), ``monitor`` (commands only) or ``events``
+        ``mode`` is ``exact`` (commands and key events), ``monitor`` (commands only), ``events``
         (key events only) or ``changes`` (of those, all but the misses). Nothing is known of a node between two of its epochs.
         """
         return list(self.meta["epochs"])

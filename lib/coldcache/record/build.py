@@ -215,11 +215,13 @@ class _Streams:
         marks_before = len(builder.info_marks)
         lines = self.lines.get(number, [])
         last_us = first_us = 0
+        marked = 1  # a step shows between two marks
         with _opened(path) as stream:
             for stamp_us in _feed(StreamReader(stream), builder, arrivals, event["mode"]):
                 first_us, last_us = first_us or stamp_us, stamp_us or last_us
-                if len(builder.info_marks) - marks_before > 1:
-                    self._notice_clock_step(built, builder, event, lines[: len(builder.info_marks) - marks_before])
+                if (now_marked := len(builder.info_marks) - marks_before) > marked:
+                    marked = now_marked
+                    self._notice_clock_step(built, builder, event, lines[:marked])
                 if builder.rows_waiting() >= _PART_ROWS:
                     self._write_part(builder)
         if builder.rows_waiting():

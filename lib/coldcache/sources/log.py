@@ -17,15 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from coldcache import schema
-from coldcache.commands import Rule, rules
+from coldcache.commands import CONTAINERS, Rule, rules
 from coldcache.sources import log_kernel as kernel
 
 _ROWS = 1 << 19
 _ARGUMENTS = 1 << 12
-_MOST_ARGUMENTS = 1 << 24
 _REJECTED = 1 << 16
 _OPS = ("read", "write", "delete", "expire", "other")
-_FNV_START, _FNV_PRIME = 0xCBF29CE484222325, 0x100000001B3
 _UNKNOWN = Rule()  # its first argument is taken for a key
 
 
@@ -34,7 +32,7 @@ class Batch:
     """A stretch of a log, parsed.
 
     accesses : rows of ``schema.ACCESSES`` without ``epoch`` and ``node``; ``seq`` is the line's number
-    rejected : rows of ``schema.REJECTED``
+    rejected : ``line`` from 0, ``offset`` in the buffer, ``size_bytes`` and ``reason`` of each line not understood
     lines : how many lines were parsed
     end, next_line : where to go on in the buffer, and the number of the line there
     """
@@ -46,25 +44,6 @@ class Batch:
     next_line: int
 
 
-def _fnv(name: bytes) -> int:
-    h = _FNV_START
-    for byte in name:
-        h = ((h ^ byte) * _FNV_PRIME) & 0xFFFFFFFFFFFFFFFF
-    return h
-
-
-def _slots(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-    """Return an open-addressing table of these hashes."""
-    count = 1 << (4 * len(hashes)).bit_length()
-    slots = np.full(count, -1, np.int32)
-    for number, hashed in enumerate(hashes):
-        at = int(hashed) & (count - 1)
-        while slots[at] >= 0:
-            at = (at + 1) & (count - 1)
-        slots[at] = number
-    return slots
-
-
 @cache
 def _command_names() -> tuple[str, ...]:
     return ("", *rules())
@@ -74,9 +53,11 @@ def _command_names() -> tuple[str, ...]:
 def _commands() -> kernel.Commands:
     """Return the command table as the kernel reads it; the first row is for commands that are not known."""
     table = [_UNKNOWN, *rules().values()]
-    names = [name.encode() for name in _command_names()]
-    hashes = np.array([_fnv(name) for name in names], np.uint64)
-    containers = {name.split(b" ")[0] for name in names if b" " in name}
+    names = _command_names()
+    size = np.array([len(name) for name in names], np.int64)
+    text = np.frombuffer("".join(names).encode(), np.uint8)
+    numbered = _names(len(names))
+    kernel.number_commands(text, np.cumsum(size) - size, size, numbered)
 
     def column(name: str, dtype: type) -> npt.NDArray[np.generic]:
         return np.array([getattr(rule, name) for rule in table], dtype)
@@ -84,14 +65,10 @@ def _commands() -> kernel.Commands:
     def coded(name: str, known: tuple[str, ...]) -> npt.NDArray[np.uint8]:
         return np.array([known.index(getattr(rule, name) or known[0]) for rule in table], np.uint8)
 
-    size = np.array([len(name) for name in names], np.int64)
     return kernel.Commands(
-        slots=_slots(hashes),
-        hashes=hashes,
-        at=np.cumsum(size) - size,
-        size=size,
-        names=np.frombuffer(b"".join(names), np.uint8),
-        container=np.array([name in containers for name in names]),
+        *numbered,
+        names=text,
+        container=np.array([name in CONTAINERS for name in names]),
         form=column("form", np.uint8),
         first=column("first", np.int32),
         last=column("last", np.int32),
@@ -159,10 +136,9 @@ class LogParser:
                 buffer, at, len(buffer), line, self._key, _commands(), self._rows,
                 self._clients, self._keys, self._unknown, self._rejected, *self._scratch, counts,
             )  # fmt: skip
-            if status == kernel.ARGUMENTS_FULL or (status != kernel.DONE and int(counts[0]) == at):
-                self._grow()
-                if counts[0] == at:
-                    continue
+            if status != kernel.DONE and counts[0] == at:
+                self._grow()  # the first line alone is too much
+                continue
             at, line = int(counts[0]), int(counts[1])
             yield self._batch(buffer, counts, at, line)
 
@@ -198,7 +174,6 @@ class LogParser:
             "value_bytes": pa.array(got.value_bytes, mask=~written),
             "value_digest": _digests(got.digest, written),
         }
-
         return Batch(pa.table(columns), self._rejected_table(rejected), parsed, end, next_line)
 
     def _rejected_table(self, count: int) -> pa.Table:

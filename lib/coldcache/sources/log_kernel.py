@@ -19,6 +19,7 @@ from numba import njit
 from coldcache.commands import Form
 
 _U = np.uint64
+_FNV_START, _FNV_PRIME = _U(0xCBF29CE484222325), _U(0x100000001B3)
 _NEW_LINE, _RETURN, _SPACE, _QUOTE, _PLUS, _MINUS, _DOT = 10, 13, 32, 34, 43, 45, 46
 _OPENING, _BACKSLASH, _CLOSING, _PARENTHESIS, _X = 91, 92, 93, 40, 120
 
@@ -183,8 +184,16 @@ def _upper(c: int) -> int:
 def _folded_hash(buf: Any, at: int, size: int, h: Any) -> Any:
     """FNV-1a of a name in upper case, going on from `h`."""
     for j in range(at, at + size):
-        h = (h ^ _U(_upper(buf[j]))) * _U(0x100000001B3)
+        h = (h ^ _U(_upper(buf[j]))) * _FNV_PRIME
     return h
+
+
+@njit(nogil=True, cache=True)
+def number_commands(buf: Any, at: Any, size: Any, names: Names) -> None:
+    """Fill the empty `names` with the commands of these names, which differ, in their order."""
+    for number in range(len(at)):
+        hashed = _folded_hash(buf, at[number], size[number], _FNV_START)
+        _number_of(buf, at[number], size[number], hashed, names, number)
 
 
 @njit(nogil=True, cache=True)
@@ -356,16 +365,6 @@ def _arguments(buf: Any, p: int, n: int, at: Any, size: Any, plain: Any) -> tupl
         p += 1
 
 
-_EX = np.frombuffer(b"EX", np.uint8)
-_PX = np.frombuffer(b"PX", np.uint8)
-_EXAT = np.frombuffer(b"EXAT", np.uint8)
-_PXAT = np.frombuffer(b"PXAT", np.uint8)
-_NX = np.frombuffer(b"NX", np.uint8)
-_XX = np.frombuffer(b"XX", np.uint8)
-_GT = np.frombuffer(b"GT", np.uint8)
-_LT = np.frombuffer(b"LT", np.uint8)
-_KEEPTTL = np.frombuffer(b"KEEPTTL", np.uint8)
-_GET = np.frombuffer(b"GET", np.uint8)
 _STREAMS = np.frombuffer(b"STREAMS", np.uint8)
 # Forms of a time to live, and for each its unit in ms and whether it is a point in time.
 TTL_FORMS = ("", "EX", "PX", "EXAT", "PXAT", "SETEX", "PSETEX", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT")
@@ -375,6 +374,9 @@ _MOST_MS = 2**62
 _OTHER = 4  # place in the list of ops
 _GET_BIT = 32
 CONDITIONS = ("NX", "XX", "GT", "LT", "KEEPTTL", "GET")
+# Words of up to eight letters as numbers: the options, by their place.
+_TTL_WORDS = np.array([int.from_bytes(form.encode(), "big") for form in TTL_FORMS[1:5]], np.uint64)
+_CONDITION_WORDS = np.array([int.from_bytes(name.encode(), "big") for name in CONDITIONS], np.uint64)
 
 
 @njit(nogil=True, cache=True)
@@ -392,6 +394,18 @@ def _ttl_ms(buf: Any, at: int, size: int, form: int, stamp_us: int) -> int:
 
 
 @njit(nogil=True, cache=True)
+def _word_among(buf: Any, at: int, size: int, words: Any) -> int:
+    """Return which of some words this is, in any case, from 1 on; 0 for none."""
+    word = _U(0)
+    for j in range(at, at + size):
+        word = (word << _U(8)) | _U(_upper(buf[j]))
+    for number in range(len(words)):
+        if words[number] == word:
+            return number + 1
+    return 0
+
+
+@njit(nogil=True, cache=True)
 def _options(buf: Any, first: int, count: int, at: Any, size: Any, stamp_us: int) -> tuple[int, int, int]:
     """Return form and ms of the time to live, and the conditions, among a command's options."""
     form, ms, conditions = 0, NULL_INT, 0
@@ -399,31 +413,15 @@ def _options(buf: Any, first: int, count: int, at: Any, size: Any, stamp_us: int
     while j < count:
         a, s = at[j], size[j]
         if s in (2, 3, 4, 7):
-            found = 0
-            if _is_word(buf, a, s, _EX):
-                found = 1
-            elif _is_word(buf, a, s, _PX):
-                found = 2
-            elif _is_word(buf, a, s, _EXAT):
-                found = 3
-            elif _is_word(buf, a, s, _PXAT):
-                found = 4
-            if found and j + 1 < count:
+            found = _word_among(buf, a, s, _TTL_WORDS)
+            if found > 0 and j + 1 < count:
                 if form == 0:
                     form = found
                     ms = _ttl_ms(buf, at[j + 1], size[j + 1], form, stamp_us)
-            elif _is_word(buf, a, s, _NX):
-                conditions |= 1
-            elif _is_word(buf, a, s, _XX):
-                conditions |= 2
-            elif _is_word(buf, a, s, _GT):
-                conditions |= 4
-            elif _is_word(buf, a, s, _LT):
-                conditions |= 8
-            elif _is_word(buf, a, s, _KEEPTTL):
-                conditions |= 16
-            elif _is_word(buf, a, s, _GET):
-                conditions |= 32
+            elif found == 0:
+                condition = _word_among(buf, a, s, _CONDITION_WORDS)
+                if condition > 0:
+                    conditions |= 1 << (condition - 1)
         j += 1
     return form, ms, conditions
 
@@ -456,10 +454,10 @@ def _line(buf: Any, p: int, n: int, at: Any, size: Any, plain: Any) -> tuple[int
 @njit(nogil=True, cache=True)
 def _known_command(buf: Any, count: int, at: Any, size: Any, table: Commands) -> int:
     """Return the command's place in the table, with its subcommand where that is known; -1 where it is not there."""
-    hashed = _folded_hash(buf, at[0], size[0], _U(0xCBF29CE484222325))
+    hashed = _folded_hash(buf, at[0], size[0], _FNV_START)
     command = _command(buf, at[0], size[0], 0, -1, hashed, table)
     if command >= 0 and table.container[command] and count > 1:
-        both = _folded_hash(buf, at[1], size[1], (hashed ^ _U(_SPACE)) * _U(0x100000001B3))
+        both = _folded_hash(buf, at[1], size[1], (hashed ^ _U(_SPACE)) * _FNV_PRIME)
         whole = _command(buf, at[0], size[0], at[1], size[1], both, table)
         if whole >= 0:
             return whole
