@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 from coldcache.errors import UsageError
 from coldcache.sources.info import InfoSample, commandstats_table, info_table
-from coldcache.sources.info_dump import LINE_BYTES, InfoFile, bounded_lines, read_info_dumps, zone_of
+from coldcache.sources.info_dump import InfoFile, read_info_dumps
+from coldcache.sources.text import LINE_BYTES, bounded_lines, zone_of
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,9 +13,9 @@ import pandas as pd
 from coldcache import schema
 from coldcache.errors import UsageError
 from coldcache.sources.app_log import app_log_table
-from coldcache.sources.info_dump import TIME_FORMS, TOO_LONG, bounded_lines, states_zone, time_of, zone_of
 from coldcache.sources.jsonl import stamped_table, whole
 from coldcache.sources.monitor import escape
+from coldcache.sources.text import TIME_FORMS, TOO_LONG, bounded_lines, states_zone, time_of, zone_of
 
 _READS = "get mget hget getex read fetch lookup hit miss"
 _WRITES = "set setex psetex setnx mset hset put write store add"

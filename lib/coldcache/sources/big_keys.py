@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import pandas as pd
 
-from coldcache.sources.info_dump import TOO_LONG, bounded_lines
 from coldcache.sources.monitor import escape, split_arguments
+from coldcache.sources.text import TOO_LONG, bounded_lines
 
 _SIZE = rb"(?P<size>\d{1,18}) (?P<unit>bytes|fields|items|members|entries|\?)\.?\s*"
 _SO_FAR = re.compile(

@@ -16,8 +16,8 @@ import pandas as pd
 
 from coldcache import schema
 from coldcache.commands import full_name
-from coldcache.sources.info_dump import without_colours
 from coldcache.sources.jsonl import stamped_table, whole
+from coldcache.sources.text import without_colours
 
 _MAX_BYTES = 64 << 20  # 10,000 entries of 32 arguments of 128 bytes are 40 MB
 _LOGGED_ARGUMENTS = 32  # SLOWLOG_ENTRY_MAX_ARGC
