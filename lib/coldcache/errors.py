@@ -10,6 +10,7 @@ ColdcacheError                 exit 1    coldcache could not do its work
 └── UsageError                 exit 64   the arguments or parameters are wrong
     ├── CaseExistsError                  the folder to write is already there
     ├── NotACaseError                    the folder to read holds no case
+    ├── NotALogError                     the file to import is no MONITOR log
     ├── UnfinishedCaseError              the recording was cut off, or is still going on
     ├── DamagedCaseError                 it was a case, but a table of it cannot be read
     ├── UrlError                         the server URL is missing or malformed
@@ -70,6 +71,10 @@ class CaseExistsError(UsageError):
 
 class NotACaseError(UsageError):
     """The folder holds no case."""
+
+
+class NotALogError(UsageError):
+    """The file is no MONITOR log in any dialect known here; the message says what it looks like and what to do."""
 
 
 class UnfinishedCaseError(UsageError):

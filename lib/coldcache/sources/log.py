@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 
 import numpy as np
@@ -57,41 +57,21 @@ def _commands() -> kernel.Commands:
     size = np.array([len(name) for name in names], np.int64)
     text = np.frombuffer("".join(names).encode(), np.uint8)
     numbered = _names(len(names))
-    kernel.number_commands(text, np.cumsum(size) - size, size, numbered)
+    at = np.cumsum(size) - size
+    behind = np.array([name.find(" ") + 1 for name in names], np.int64)
+    kernel.number_commands(text, at, size, np.where(behind > 0, at + behind, 0), numbered)
 
-    def column(name: str, dtype: type) -> npt.NDArray[np.generic]:
-        return np.array([getattr(rule, name) for rule in table], dtype)
-
-    def coded(name: str, known: tuple[str, ...]) -> npt.NDArray[np.uint8]:
-        return np.array([known.index(getattr(rule, name) or known[0]) for rule in table], np.uint8)
-
-    return kernel.Commands(
-        *numbered,
-        names=text,
-        container=np.array([name in CONTAINERS for name in names]),
-        form=column("form", np.uint8),
-        first=column("first", np.int32),
-        last=column("last", np.int32),
-        step=column("step", np.int32),
-        target=column("target", np.int32),
-        op=coded("op", _OPS),
-        lookups=column("lookups", np.uint8),
-        target_op=coded("target_op", _OPS),
-        target_lookups=column("target_lookups", np.uint8),
-        value=column("value", np.int32),
-        ttl_at=column("ttl_at", np.int32),
-        ttl_form=coded("ttl_form", kernel.TTL_FORMS),
-        options_at=column("options_at", np.int32),
-    )
+    rows = np.zeros((len(names), len(kernel.RULE)), np.int64)
+    for number, (name, rule) in enumerate(zip(names, table, strict=True)):
+        known = {**asdict(rule), "container": name in CONTAINERS}
+        for column, words in (("op", _OPS), ("target_op", _OPS), ("ttl_form", kernel.TTL_FORMS)):
+            known[column] = words.index(known[column] or words[0])
+        rows[number] = [known[column] for column in kernel.RULE]
+    return kernel.Commands(numbered, text, rows)
 
 
 def _names(count: int) -> kernel.Names:
-    return kernel.Names(
-        np.full(1 << (2 * count - 1).bit_length(), -1, np.int32),
-        np.empty(count, np.uint64),
-        np.empty(count, np.int64),
-        np.empty(count, np.int64),
-    )
+    return kernel.Names(np.full(1 << (2 * count - 1).bit_length(), -1, np.int32), np.empty((count, 4), np.int64))
 
 
 class LogParser:
@@ -110,8 +90,8 @@ class LogParser:
         self._scratch = [np.empty(_ARGUMENTS, np.int64) for _ in range(3)]
         self._rows = kernel.Rows(
             *(np.empty(rows, dtype) for dtype in (
-                np.int64, np.int64, np.int32, np.int32, np.int32, np.int32, np.int32, np.uint8, np.uint8, np.int64,
-                np.uint8, np.uint8, np.int64, np.int64, np.int64, np.uint64,
+                np.int64, np.int64, np.int32, np.int32, np.int32, np.int32, np.int32, np.int64, np.int32, np.int64, np.int64,
+                np.uint8, np.uint8, np.int64, np.uint8, np.uint8, np.int64, np.int64, np.int64, np.uint64,
             ))
         )  # fmt: skip
         self._clients, self._keys, self._unknown = _names(rows), _names(rows), _names(1 << 12)
@@ -131,10 +111,10 @@ class LogParser:
         while at < len(buffer):
             for names in (self._clients, self._keys, self._unknown):
                 names.slots.fill(-1)
-            counts = np.array([at, line, 0, 0, 0, 0, 0, 0], np.int64)
+            counts = np.array([at, line, 0, 0, 0, 0, 0], np.int64)
             status = kernel.scan(
                 buffer, at, len(buffer), line, self._key, _commands(), self._rows,
-                self._clients, self._keys, self._unknown, self._rejected, *self._scratch, counts,
+                self._clients, self._unknown, self._rejected, *self._scratch, counts,
             )  # fmt: skip
             if status != kernel.DONE and counts[0] == at:
                 self._grow()  # the first line alone is too much
@@ -151,8 +131,9 @@ class LogParser:
             self._clients, self._keys = _names(2 * wanted), _names(2 * wanted)
 
     def _batch(self, buffer: npt.NDArray[np.uint8], counts: npt.NDArray[np.int64], end: int, next_line: int) -> Batch:
-        rows, clients, keys, unknown, rejected, parsed = (int(count) for count in counts[2:8])
-        got = kernel.Rows(*(column[:rows] for column in self._rows))
+        rows, clients, unknown, rejected, parsed = (int(count) for count in counts[2:])
+        keys = kernel.number_keys(self._rows, rows, self._keys)
+        got = kernel.Rows(*(column[:rows].copy() for column in self._rows))  # Arrow takes them as they are
         client_names = _texts(buffer, self._clients, clients)
         others = [name.upper() for name in _texts(buffer, self._unknown, unknown).to_pylist()]
         names = list(dict.fromkeys([*_command_names(), *others]))
@@ -177,7 +158,7 @@ class LogParser:
         return Batch(pa.table(columns), self._rejected_table(rejected), parsed, end, next_line)
 
     def _rejected_table(self, count: int) -> pa.Table:
-        got = kernel.Rejected(*(column[:count] for column in self._rejected))
+        got = kernel.Rejected(*(column[:count].copy() for column in self._rejected))
         return pa.table(
             {
                 "line": pa.array(got.line),
@@ -203,7 +184,7 @@ def _conditions() -> pa.Array:
 
 def _texts(buffer: npt.NDArray[np.uint8], names: kernel.Names, count: int) -> pa.StringArray:
     """Return names as Arrow strings; a byte that is no ASCII, which Redis never prints, becomes its escape."""
-    at, size = names.at[:count], names.size[:count]
+    at, size = names.seen[:count, 2].copy(), names.seen[:count, 3].copy()
     offsets = np.zeros(count + 1, np.int32)
     np.cumsum(size, out=offsets[1:])
     data = np.empty(int(offsets[-1]), np.uint8)

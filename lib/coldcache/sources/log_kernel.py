@@ -19,7 +19,8 @@ from numba import njit
 from coldcache.commands import Form
 
 _U = np.uint64
-_FNV_START, _FNV_PRIME = _U(0xCBF29CE484222325), _U(0x100000001B3)
+_LOW, _HIGH = _U(0x0101010101010101), _U(0x8080808080808080)
+_ODD = _U(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: Fibonacci hashing, Knuth, vol. 3, 6.4
 _NEW_LINE, _RETURN, _SPACE, _QUOTE, _PLUS, _MINUS, _DOT = 10, 13, 32, 34, 43, 45, 46
 _OPENING, _BACKSLASH, _CLOSING, _PARENTHESIS, _X = 91, 92, 93, 40, 120
 
@@ -38,36 +39,32 @@ MOST_DIGITS = 18
 
 
 class Names(NamedTuple):
-    """Names seen so far: open addressing from their hash to a number; where each first stood in the buffer."""
+    """Names seen so far: open addressing from their hash to a number, and for each number what it stands for."""
 
     slots: np.ndarray  # int32, -1 where free; a power of two of them
-    hashes: np.ndarray  # uint64
-    at: np.ndarray  # int64
-    size: np.ndarray  # int64
+    seen: np.ndarray  # int64, a row each: hash and its second half, where it first stood in the buffer, size
+
+
+_HASH, _CHECK, _AT, _SIZE = range(4)
 
 
 class Commands(NamedTuple):
-    """The command table as arrays, see `coldcache.commands`; `names` holds all names, one after the other."""
+    """The command table: its names, their text one after the other, and a row of integers for each, see `RULE`."""
 
-    slots: np.ndarray
-    hashes: np.ndarray
-    at: np.ndarray
-    size: np.ndarray
-    names: np.ndarray  # uint8
-    container: np.ndarray  # bool: its name goes on with the next argument
-    form: np.ndarray  # uint8
-    first: np.ndarray  # int32
-    last: np.ndarray  # int32, negative counts from the end
-    step: np.ndarray  # int32
-    target: np.ndarray  # int32: where the key stands that is written beside the sources; 0 without
-    op: np.ndarray  # uint8
-    lookups: np.ndarray  # uint8
-    target_op: np.ndarray  # uint8
-    target_lookups: np.ndarray  # uint8
-    value: np.ndarray  # int32: the value's place behind its key; 0 without
-    ttl_at: np.ndarray  # int32: the argument that is a time to live; 0 without
-    ttl_form: np.ndarray  # uint8: its form
-    options_at: np.ndarray  # int32: where options begin; 0 without
+    names: Names
+    text: np.ndarray  # uint8
+    rules: np.ndarray  # int64
+
+
+# Columns of a rule, as in `coldcache.commands.Rule`; a container's name goes on with the next argument.
+RULE = (
+    "container", "form", "first", "last", "step", "target", "op", "lookups", "target_op", "target_lookups",
+    "value", "ttl_at", "ttl_form", "options_at",
+)  # fmt: skip
+(
+    _CONTAINER, _FORM, _FIRST, _LAST, _STEP, _TARGET, _OP, _LOOKUPS, _TARGET_OP, _TARGET_LOOKUPS,
+    _VALUE, _TTL_AT, _TTL_FORM, _OPTIONS_AT,
+) = range(len(RULE))  # fmt: skip
 
 
 class Rows(NamedTuple):
@@ -79,7 +76,11 @@ class Rows(NamedTuple):
     client: np.ndarray  # int32, -1 unknown
     command: np.ndarray  # int32; unknown ones from the table's size on
     arg: np.ndarray  # int32, -1 without a key
-    key: np.ndarray  # int32, -1 without
+    key: np.ndarray  # int32, -1 without: filled by `number_keys`
+    key_at: np.ndarray  # int64, -1 without
+    key_size: np.ndarray  # int32
+    key_hash: np.ndarray  # int64
+    key_check: np.ndarray  # int64: the hash's second half
     op: np.ndarray  # uint8
     lookups: np.ndarray  # uint8
     ttl_ms: np.ndarray  # int64, NULL_INT without
@@ -102,10 +103,24 @@ class Rejected(NamedTuple):
 
 @njit(inline="always")
 def _load8(buf: Any, i: int) -> Any:
+    # Unsigned places: a signed one may count from the end, and eight such look-ups are not made one load.
+    u = _U(i)
     return (
-        _U(buf[i]) | (_U(buf[i + 1]) << _U(8)) | (_U(buf[i + 2]) << _U(16)) | (_U(buf[i + 3]) << _U(24))
-        | (_U(buf[i + 4]) << _U(32)) | (_U(buf[i + 5]) << _U(40)) | (_U(buf[i + 6]) << _U(48)) | (_U(buf[i + 7]) << _U(56))
+        _U(buf[u]) | (_U(buf[u + _U(1)]) << _U(8)) | (_U(buf[u + _U(2)]) << _U(16)) | (_U(buf[u + _U(3)]) << _U(24))
+        | (_U(buf[u + _U(4)]) << _U(32)) | (_U(buf[u + _U(5)]) << _U(40))
+        | (_U(buf[u + _U(6)]) << _U(48)) | (_U(buf[u + _U(7)]) << _U(56))
     )  # fmt: skip
+
+
+@njit(inline="always")
+def _load_part(buf: Any, i: int, size: int) -> Any:
+    """Load fewer than eight bytes; the others are 0."""
+    if i + 8 <= len(buf):
+        return _load8(buf, i) & ((_U(1) << _U(8 * size)) - _U(1))
+    word = _U(0)
+    for j in range(size):
+        word |= _U(buf[i + j]) << _U(8 * j)
+    return word
 
 
 @njit(inline="always")
@@ -113,66 +128,95 @@ def _rotated(x: Any, bits: int) -> Any:
     return (x << _U(bits)) | (x >> _U(64 - bits))
 
 
+@njit(inline="always")
+def _sip_round(v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
+    v0 += v1
+    v2 += v3
+    v1 = _rotated(v1, 13) ^ v0
+    v3 = _rotated(v3, 16) ^ v2
+    v0 = _rotated(v0, 32)
+    v2 += v1
+    v0 += v3
+    v1 = _rotated(v1, 17) ^ v2
+    v3 = _rotated(v3, 21) ^ v0
+    return v0, v1, _rotated(v2, 32), v3
+
+
+@njit(nogil=True, cache=True)
+def siphash128(buf: Any, at: int, size: int, k0: Any, k1: Any) -> tuple[Any, Any]:
+    """SipHash-1-3 of a stretch in 128 bits (Aumasson, Bernstein, INDOCRYPT 2012).
+
+    With a secret key no log can be built to collide, and of a billion names none collide by chance.
+    """
+    v0, v1 = k0 ^ _U(0x736F6D6570736575), k1 ^ _U(0x646F72616E646F6D) ^ _U(0xEE)
+    v2, v3 = k0 ^ _U(0x6C7967656E657261), k1 ^ _U(0x7465646279746573)
+    end = at + (size & ~7)
+    for place in range(at, end, 8):
+        m = _load8(buf, place)
+        v0, v1, v2, v3 = _sip_round(v0, v1, v2, v3 ^ m)
+        v0 ^= m
+    m = (_U(size & 0xFF) << _U(56)) | _load_part(buf, end, size & 7)
+    v0, v1, v2, v3 = _sip_round(v0, v1, v2, v3 ^ m)
+    v0 ^= m
+    v2 ^= _U(0xEE)
+    for _ in range(3):
+        v0, v1, v2, v3 = _sip_round(v0, v1, v2, v3)
+    first = v0 ^ v1 ^ v2 ^ v3
+    v1 ^= _U(0xDD)
+    for _ in range(3):
+        v0, v1, v2, v3 = _sip_round(v0, v1, v2, v3)
+    return first, v0 ^ v1 ^ v2 ^ v3
+
+
 @njit(nogil=True, cache=True)
 def siphash(buf: Any, at: int, size: int, k0: Any, k1: Any) -> Any:
-    """SipHash-1-3 of a stretch (Aumasson, Bernstein, INDOCRYPT 2012): keyed, so that no log can be built to collide."""
-    v0 = k0 ^ _U(0x736F6D6570736575)
-    v1 = k1 ^ _U(0x646F72616E646F6D)
-    v2 = k0 ^ _U(0x6C7967656E657261)
-    v3 = k1 ^ _U(0x7465646279746573)
-    words = size >> 3
-    end = at + (words << 3)
-    for turn in range(words + 4):
-        m = _U(0)
-        if turn < words:
-            m = _load8(buf, at + (turn << 3))
-            v3 ^= m
-        elif turn == words:
-            m = _U(size & 0xFF) << _U(56)
-            for j in range(size & 7):
-                m |= _U(buf[end + j]) << _U(8 * j)
-            v3 ^= m
-        elif turn == words + 1:
-            v2 ^= _U(0xFF)
-        v0 += v1
-        v2 += v3
-        v1 = _rotated(v1, 13) ^ v0
-        v3 = _rotated(v3, 16) ^ v2
-        v0 = _rotated(v0, 32)
-        v2 += v1
-        v0 += v3
-        v1 = _rotated(v1, 17) ^ v2
-        v3 = _rotated(v3, 21) ^ v0
-        v2 = _rotated(v2, 32)
-        v0 ^= m
-    return v0 ^ v1 ^ v2 ^ v3
+    """Return the first 64 bits of :func:`siphash128`."""
+    return siphash128(buf, at, size, k0, k1)[0]
+
+
+# Arrays go into functions one by one: each look-up in a named tuple of them counts references, which
+# cost more than all else here.
+@njit(nogil=True, cache=True)
+def _number_of(at: int, size: int, hashed: int, check: int, slots: Any, seen: Any, known: int) -> int:
+    """Return the number of a name, a new one where it was not seen before; -1 where there is no room.
+
+    A name is its 128 bits of hash: looking at the name itself would cost a miss of the processor's cache.
+    """
+    mask = len(slots) - 1
+    slot = hashed & mask
+    while True:
+        found = slots[slot]
+        if found < 0:
+            if known >= len(seen):
+                return -1
+            slots[slot] = known
+            seen[known, _HASH] = hashed
+            seen[known, _CHECK] = check
+            seen[known, _AT] = at
+            seen[known, _SIZE] = size
+            return known
+        if seen[found, _HASH] == hashed and seen[found, _CHECK] == check:
+            return found
+        slot = (slot + 1) & mask
 
 
 @njit(nogil=True, cache=True)
-def _number_of(buf: Any, at: int, size: int, hashed: Any, names: Names, known: int) -> int:
-    """Return the number of a name, a new one where it was not seen before; -1 where there is no room."""
-    mask = len(names.slots) - 1
-    slot = np.int64(hashed & _U(mask))
-    while True:
-        found = names.slots[slot]
-        if found < 0:
-            if known >= len(names.at):
-                return -1
-            names.slots[slot] = known
-            names.hashes[known] = hashed
-            names.at[known] = at
-            names.size[known] = size
-            return known
-        if names.hashes[found] == hashed and names.size[found] == size:
-            other = names.at[found]
-            same = True
-            for j in range(size):
-                if buf[other + j] != buf[at + j]:
-                    same = False
-                    break
-            if same:
-                return found
-        slot = (slot + 1) & mask
+def number_keys(rows: Rows, count: int, keys: Names) -> int:
+    """Give the keys of so many rows numbers in order of appearance; return how many there are.
+
+    Apart from the parsing, for look-ups that do not wait for each other overlap.
+    """
+    key, at, size, hashed, check = rows.key, rows.key_at, rows.key_size, rows.key_hash, rows.key_check
+    slots, seen = keys.slots, keys.seen
+    known = 0
+    for row in range(count):
+        if at[row] < 0:
+            key[row] = -1
+            continue
+        found = _number_of(at[row], size[row], hashed[row], check[row], slots, seen, known)
+        key[row] = found
+        known = max(known, found + 1)
+    return known
 
 
 @njit(inline="always")
@@ -180,37 +224,53 @@ def _upper(c: int) -> int:
     return c - 32 if 97 <= c <= 122 else c
 
 
+@njit(inline="always")
+def _upper8(word: Any) -> Any:
+    """Return eight letters in upper case, at once."""
+    seven = word & _U(0x7F7F7F7F7F7F7F7F)
+    from_a, behind_z = seven + _U(0x1F1F1F1F1F1F1F1F), seven + _U(0x0505050505050505)
+    return word ^ (((from_a ^ behind_z) & ~word & _HIGH) >> _U(2))
+
+
 @njit(nogil=True, cache=True)
 def _folded_hash(buf: Any, at: int, size: int, h: Any) -> Any:
-    """FNV-1a of a name in upper case, going on from `h`."""
-    for j in range(at, at + size):
-        h = (h ^ _U(_upper(buf[j]))) * _FNV_PRIME
+    """Hash a name in upper case, going on from `h`; of up to eight letters no two have the same."""
+    for j in range(at, at + size, 8):
+        word = _load8(buf, j) if at + size - j >= 8 else _load_part(buf, j, at + size - j)
+        h = (h ^ _upper8(word)) * _ODD
+        h ^= h >> _U(32)
     return h
 
 
 @njit(nogil=True, cache=True)
-def number_commands(buf: Any, at: Any, size: Any, names: Names) -> None:
-    """Fill the empty `names` with the commands of these names, which differ, in their order."""
+def number_commands(buf: Any, at: Any, size: Any, sub_at: Any, names: Names) -> None:
+    """Fill the empty `names` with the commands of these names, which differ, in their order; `sub_at`: 0 without a subcommand."""
     for number in range(len(at)):
-        hashed = _folded_hash(buf, at[number], size[number], _FNV_START)
-        _number_of(buf, at[number], size[number], hashed, names, number)
+        end = at[number] + size[number]
+        own = size[number] if sub_at[number] == 0 else sub_at[number] - 1 - at[number]
+        hashed = _folded_hash(buf, at[number], own, _U(0))
+        if sub_at[number] > 0:
+            hashed = _folded_hash(buf, sub_at[number], end - sub_at[number], hashed)
+        _number_of(at[number], size[number], np.int64(hashed), number, names.slots, names.seen, number)
 
 
 @njit(nogil=True, cache=True)
-def _command(buf: Any, at: int, size: int, sub_at: int, sub_size: int, hashed: Any, table: Commands) -> int:
+def _command(buf: Any, at: int, size: int, sub_at: int, sub_size: int, hashed: Any, slots: Any, seen: Any, text: Any) -> int:
     """Return a command's place in the table, -1 where it is not there; `sub_size` < 0: without a subcommand."""
-    mask = len(table.slots) - 1
-    slot = np.int64(hashed & _U(mask))
+    mask = len(slots) - 1
+    slot = np.int64(hashed) & mask
     whole = size if sub_size < 0 else size + 1 + sub_size
-    while table.slots[slot] >= 0:
-        found = table.slots[slot]
-        if table.hashes[found] == hashed and table.size[found] == whole:
-            start = table.at[found]
+    while slots[slot] >= 0:
+        found = slots[slot]
+        if seen[found, _HASH] == np.int64(hashed) and seen[found, _SIZE] == whole:
+            if sub_size < 0 and size <= 8:
+                return found
+            start = seen[found, _AT]
             same = True
             for j in range(size):
-                same = same and _upper(buf[at + j]) == table.names[start + j]
+                same = same and _upper(buf[at + j]) == text[start + j]
             for j in range(sub_size):
-                same = same and _upper(buf[sub_at + j]) == table.names[start + size + 1 + j]
+                same = same and _upper(buf[sub_at + j]) == text[start + size + 1 + j]
             if same:
                 return found
         slot = (slot + 1) & mask
@@ -246,13 +306,15 @@ def _integer(buf: Any, at: int, size: int) -> int:
 @njit(nogil=True, cache=True)
 def _skip_plain(buf: Any, p: int, n: int) -> int:
     """Return the place of the next quote, backslash or line end from p on; n without one. Eight bytes at a time."""
-    low, high = _U(0x0101010101010101), _U(0x8080808080808080)
-    quotes, slashes, ends = low * _U(_QUOTE), low * _U(_BACKSLASH), low * _U(_NEW_LINE)
+    quotes, slashes, ends = _LOW * _U(_QUOTE), _LOW * _U(_BACKSLASH), _LOW * _U(_NEW_LINE)
     while p + 8 <= n:
         word = _load8(buf, p)
         a, b, c = word ^ quotes, word ^ slashes, word ^ ends
-        if (((a - low) & ~a) | ((b - low) & ~b) | ((c - low) & ~c)) & high:
-            break
+        found = (((a - _LOW) & ~a) | ((b - _LOW) & ~b) | ((c - _LOW) & ~c)) & _HIGH
+        if found:
+            # The lowest mark is exact; below it are ones in its own byte and those before.
+            below = (found - _U(1)) & ~found
+            return p + np.int64(((below & _LOW) * _LOW) >> _U(56)) - 1
         p += 8
     while p < n:
         c = buf[p]
@@ -452,36 +514,36 @@ def _line(buf: Any, p: int, n: int, at: Any, size: Any, plain: Any) -> tuple[int
 
 
 @njit(nogil=True, cache=True)
-def _known_command(buf: Any, count: int, at: Any, size: Any, table: Commands) -> int:
+def _known_command(buf: Any, count: int, at: Any, size: Any, slots: Any, seen: Any, text: Any, rules: Any) -> int:
     """Return the command's place in the table, with its subcommand where that is known; -1 where it is not there."""
-    hashed = _folded_hash(buf, at[0], size[0], _FNV_START)
-    command = _command(buf, at[0], size[0], 0, -1, hashed, table)
-    if command >= 0 and table.container[command] and count > 1:
-        both = _folded_hash(buf, at[1], size[1], (hashed ^ _U(_SPACE)) * _FNV_PRIME)
-        whole = _command(buf, at[0], size[0], at[1], size[1], both, table)
+    hashed = _folded_hash(buf, at[0], size[0], _U(0))
+    command = _command(buf, at[0], size[0], 0, -1, hashed, slots, seen, text)
+    if command >= 0 and count > 1 and rules[command, _CONTAINER]:
+        both = _folded_hash(buf, at[1], size[1], hashed)
+        whole = _command(buf, at[0], size[0], at[1], size[1], both, slots, seen, text)
         if whole >= 0:
             return whole
     return command
 
 
 @njit(nogil=True, cache=True)
-def _counted(buf: Any, rule: int, count: int, at: Any, size: Any, table: Commands) -> int:
+def _counted(buf: Any, rule: int, count: int, at: Any, size: Any, rules: Any) -> int:
     """Return how many arguments are the keys, and what belongs to them, that a number before them announces."""
-    place = np.int64(table.first[rule]) - 1
+    place = rules[rule, _FIRST] - 1
     if place >= count or size[place] > 9:
         return 0
-    return max(_integer(buf, at[place], size[place]), 0) * np.int64(table.step[rule])
+    return max(_integer(buf, at[place], size[place]), 0) * rules[rule, _STEP]
 
 
 @njit(nogil=True, cache=True)
-def _keys_of(buf: Any, rule: int, count: int, at: Any, size: Any, table: Commands) -> tuple[int, int, int]:
+def _keys_of(buf: Any, rule: int, count: int, at: Any, size: Any, rules: Any) -> tuple[int, int, int]:
     """Return the first and last argument that are keys, and the target's, 0 without; first > last: no keys."""
-    form = table.form[rule]
-    first, last, target = np.int64(table.first[rule]), np.int64(table.last[rule]), np.int64(table.target[rule])
+    form = rules[rule, _FORM]
+    first, last, target = rules[rule, _FIRST], rules[rule, _LAST], rules[rule, _TARGET]
     if form == KEYLESS:
         return 1, 0, 0
     if form == COUNTED:
-        last = first - 1 + _counted(buf, rule, count, at, size, table)
+        last = first - 1 + _counted(buf, rule, count, at, size, rules)
     elif form == STREAMS:
         word = 1
         while word < count and not _is_word(buf, at[word], size[word], _STREAMS):
@@ -495,7 +557,7 @@ def _keys_of(buf: Any, rule: int, count: int, at: Any, size: Any, table: Command
 @njit(nogil=True, cache=True)
 def scan(
     buf: Any, start: int, end: int, first_line: int, key: Any,
-    table: Commands, rows: Rows, clients: Names, keys: Names, unknown: Names, rejected: Rejected,
+    table: Commands, rows: Rows, clients: Names, unknown: Names, rejected: Rejected,
     at: Any, size: Any, plain: Any, counts: Any,
 ) -> int:  # fmt: skip
     """Parse whole lines of `buf`; return DONE, or what is full: nothing of the line at hand is kept then.
@@ -510,14 +572,15 @@ def scan(
         Of the hash.
     at, size, plain : int64 arrays
         Scratch, as long as a line may have arguments.
-    counts : int64 array of 8
-        In and out: place to go on, line to go on, rows, clients, keys, unknown commands, rejected lines,
-        lines parsed.
+    counts : int64 array of 7
+        In and out: place to go on, line to go on, rows, clients, unknown commands, rejected lines, lines parsed.
     """
     p, line = start, first_line
-    row, n_clients, n_keys, n_unknown, n_rejected, parsed = counts[2], counts[3], counts[4], counts[5], counts[6], counts[7]
+    row, n_clients, n_unknown, n_rejected, parsed = counts[2], counts[3], counts[4], counts[5], counts[6]
     k0, k1 = key[0], key[1]
-    known = len(table.at)
+    slots, seen, text, rules = table.names.slots, table.names.seen, table.text, table.rules
+    client_slots, clients_seen = clients.slots, clients.seen
+    known = len(seen)
     status = DONE
     while p < end:
         begin = p
@@ -538,35 +601,36 @@ def scan(
             p += 1
             continue
         # Everything is understood; now its rows, all or none of them.
-        if row + count >= len(rows.line) or n_keys + count >= len(keys.at) or n_clients + 1 >= len(clients.at):
+        if row + count >= len(rows.line) or n_clients + 1 >= len(clients_seen):
             status, p = ROWS_FULL, begin
             break
-        command = _known_command(buf, count, at, size, table)
+        command = _known_command(buf, count, at, size, slots, seen, text, rules)
         rule = command
         if command < 0:
             # By its bytes as printed: upper and lower case become one when it is named.
-            if n_unknown >= len(unknown.at):
+            if n_unknown >= len(unknown.seen):
                 status, p = NAMES_FULL, begin
                 break
-            number = _number_of(buf, at[0], size[0], siphash(buf, at[0], size[0], k0, k1), unknown, n_unknown)
+            hashed, check = siphash128(buf, at[0], size[0], k0, k1)
+            number = _number_of(at[0], size[0], np.int64(hashed), np.int64(check), unknown.slots, unknown.seen, n_unknown)
             n_unknown = max(n_unknown, number + 1)
             command, rule = known + number, 0
         client = -1
         if client_size >= 0:
-            client = _number_of(buf, client_at, client_size, siphash(buf, client_at, client_size, k0, k1), clients, n_clients)
+            hashed, check = siphash128(buf, client_at, client_size, k0, k1)
+            client = _number_of(client_at, client_size, np.int64(hashed), np.int64(check), client_slots, clients_seen, n_clients)
             n_clients = max(n_clients, client + 1)
         ttl_form, ttl_ms, conditions = 0, NULL_INT, 0
-        options_at = np.int64(table.options_at[rule])
+        form, options_at, ttl_at = rules[rule, _FORM], rules[rule, _OPTIONS_AT], rules[rule, _TTL_AT]
         if options_at > 0:
-            if table.form[rule] == COUNTED:
-                options_at += _counted(buf, rule, count, at, size, table)
+            if form == COUNTED:
+                options_at += _counted(buf, rule, count, at, size, rules)
             ttl_form, ttl_ms, conditions = _options(buf, options_at, count, at, size, stamp_us)
-        ttl_at = np.int64(table.ttl_at[rule])
         if ttl_at > 0:
-            ttl_form = np.int64(table.ttl_form[rule])
+            ttl_form = rules[rule, _TTL_FORM]
             ttl_ms = _ttl_ms(buf, at[ttl_at], size[ttl_at], ttl_form, stamp_us) if ttl_at < count else NULL_INT
-        i, last, target = _keys_of(buf, rule, count, at, size, table)
-        value = np.int64(table.value[rule])
+        i, last, target = _keys_of(buf, rule, count, at, size, rules)
+        value = rules[rule, _VALUE]
         position = 0
         while True:
             is_target = i > last
@@ -586,21 +650,23 @@ def scan(
             rows.value_bytes[row] = -1
             if not has_key:
                 rows.arg[row] = -1
-                rows.key[row] = -1
-                rows.op[row] = table.op[rule] if table.form[rule] == KEYLESS else _OTHER
+                rows.key_at[row] = -1
+                rows.op[row] = rules[rule, _OP] if form == KEYLESS else _OTHER
                 rows.lookups[row] = 0
                 row += 1
                 break
-            found = _number_of(buf, at[i], size[i], siphash(buf, at[i], size[i], k0, k1), keys, n_keys)
-            n_keys = max(n_keys, found + 1)
+            hashed, check = siphash128(buf, at[i], size[i], k0, k1)
             rows.arg[row] = position
-            rows.key[row] = found
+            rows.key_at[row] = at[i]
+            rows.key_size[row] = size[i]
+            rows.key_hash[row] = np.int64(hashed)
+            rows.key_check[row] = np.int64(check)
             if is_target:
-                rows.op[row], rows.lookups[row] = table.target_op[rule], table.target_lookups[rule]
-            elif table.form[rule] == SET:
-                rows.op[row], rows.lookups[row] = table.op[rule], 1 if conditions & _GET_BIT else 0
+                rows.op[row], rows.lookups[row] = rules[rule, _TARGET_OP], rules[rule, _TARGET_LOOKUPS]
+            elif form == SET:
+                rows.op[row], rows.lookups[row] = rules[rule, _OP], 1 if conditions & _GET_BIT else 0
             else:
-                rows.op[row], rows.lookups[row] = table.op[rule], table.lookups[rule]
+                rows.op[row], rows.lookups[row] = rules[rule, _OP], rules[rule, _LOOKUPS]
             if value > 0 and not is_target:
                 rows.value_bytes[row] = plain[i + value]
                 rows.value_at[row] = at[i + value]
@@ -610,12 +676,12 @@ def scan(
             position += 1
             if is_target:
                 break
-            i += np.int64(table.step[rule])
+            i += rules[rule, _STEP]
         parsed += 1
         line += 1
         p += 1
     counts[0], counts[1], counts[2], counts[3] = p, line, row, n_clients
-    counts[4], counts[5], counts[6], counts[7] = n_keys, n_unknown, n_rejected, parsed
+    counts[4], counts[5], counts[6] = n_unknown, n_rejected, parsed
     return status
 
 
