@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,6 +65,11 @@ def utc_now() -> datetime:
 def iso(moment: datetime | pd.Timestamp) -> str:
     """Return ISO 8601 with microseconds and ``Z``, as the contract writes times."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def iso_us(stamp_us: int) -> str:
+    """Return µs since the epoch as :func:`iso` writes them."""
+    return iso(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stamp_us))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

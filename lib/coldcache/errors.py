@@ -5,6 +5,7 @@ ColdcacheError                 exit 1    coldcache could not do its work
 ├── ServerRefusedError                   the server answers, but will not let us do it
 ├── ServerStartError                     the embedded server did not come up
 ├── RecordingFailedError                 the recording broke before it held anything
+├── ImportFailedError                    the case of an import cannot be written
 ├── MissingExtraError                    an optional package is not installed
 ├── NotebookFailedError                  a cell raised, timed out, or its kernel died
 └── UsageError                 exit 64   the arguments or parameters are wrong
@@ -49,6 +50,10 @@ class ServerStartError(ColdcacheError):
 
 class RecordingFailedError(ColdcacheError):
     """The recording ended before it held anything worth keeping."""
+
+
+class ImportFailedError(ColdcacheError):
+    """The case that files are imported into cannot be written."""
 
 
 class MissingExtraError(ColdcacheError):

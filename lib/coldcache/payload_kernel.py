@@ -669,3 +669,11 @@ def classify(buf: Any, at: int, size: int) -> int:
         if _last_visible(base, at, end) != closing:
             return _INT(JSON_TRUNCATED)
     return _plain_class(base, at, end)
+
+
+@njit(nogil=True, cache=True)
+def classify_all(buf: Any, at: Any, size: Any, wanted: Any, found: Any) -> None:
+    """Write the class of each wanted value to `found`, see :func:`classify`."""
+    for number in range(len(at)):
+        if wanted[number]:
+            found[number] = classify(buf, at[number], size[number])

@@ -87,6 +87,20 @@ ACCESSES = Table(
     partitioned=True,
 )
 
+REJECTED = Table(
+    "rejected",
+    "rejected.parquet",
+    "lines of an imported log that were not understood, one row each: with the parsed ones they are all its lines",
+    _columns(
+        ("log", _LABEL, "name of the file"),
+        ("line", pa.int64(), "number of the line, from 1"),
+        ("offset", pa.int64(), "where it begins in the file, bytes, unpacked"),
+        ("size_bytes", pa.int64(), "its length without its end"),
+        ("reason", _LABEL, "why it was not understood"),
+        ("shape", _TEXT, "its beginning, every letter an a, every digit a 0, every byte that is no ASCII a ?"),
+    ),
+)
+
 KEY_EVENTS = Table(
     "key_events",
     "server/key_events.parquet",
@@ -262,7 +276,7 @@ HEAP_STACKS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        ACCESSES, KEY_EVENTS, INFO, COMMANDSTATS, ERRORSTATS, CONFIG, SLOWLOG,
+        ACCESSES, REJECTED, KEY_EVENTS, INFO, COMMANDSTATS, ERRORSTATS, CONFIG, SLOWLOG,
         PROCESS, CGROUP, GC, APP_LOG, HEAP_SNAPSHOTS, HEAP_INTERVALS, HEAP_STACKS,
     )
 }  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from coldcache.commands import Form, Rule, full_name, key_uses, rules
+from coldcache.payloads import payload_format
 from coldcache.sources.accesses import TtlAsked, ttl_asked
 from coldcache.sources.log import LogParser
 from coldcache.sources.log_kernel import CONDITIONS
@@ -30,7 +31,7 @@ words = st.one_of(
     st.binary(max_size=12),
     st.sampled_from([
         b"k", b"", b"EX", b"px", b"EXAT", b"PXAT", b"NX", b"xx", b"KEEPTTL", b"GET", b"10", b"0", b"-5", b"1763800060",
-        b"STREAMS",
+        b"STREAMS", b'{"a": 1}', b"b'{}'", b"[object Object]",
         b"1763800060000", b"9" * 19, b"2", b"\\", b'"', b'" ', b"] \"", b"\r\n+1.0 [0 x]",
     ]),
 )  # fmt: skip
@@ -73,8 +74,11 @@ def expected(args: list[bytes], client: str, db: int, stamp_us: int, line: int) 
     for position, use in enumerate(key_uses(texts)):
         size = len(args[use.value_index]) if use.value_index else None
         rows.append((stamp_us, line, db, client, name, position, texts[use.index], use.op, use.lookups, ttl.ms, ttl.form,
-                     conditions, size))  # fmt: skip
-    return rows or [(stamp_us, line, db, client, name, None, None, None, 0, ttl.ms, ttl.form, conditions, None)]
+                     conditions, size, payload_format(args[use.value_index]) if use.value_index else None,
+                     client == "lua"))  # fmt: skip
+    return rows or [
+        (stamp_us, line, db, client, name, None, None, None, 0, ttl.ms, ttl.form, conditions, None, None, client == "lua")
+    ]
 
 
 def parsed(log: bytes, parser: LogParser = PARSER) -> tuple[pd.DataFrame, pd.DataFrame, int]:
@@ -88,7 +92,8 @@ def parsed(log: bytes, parser: LogParser = PARSER) -> tuple[pd.DataFrame, pd.Dat
 
 
 def rows_of(accesses: pd.DataFrame) -> list[tuple[object, ...]]:
-    names = ["seq", "db", "client", "command", "arg", "key", "op", "lookups", "ttl_ms", "ttl_form", "condition", "value_bytes"]
+    names = ["seq", "db", "client", "command", "arg", "key", "op", "lookups", "ttl_ms", "ttl_form", "condition", "value_bytes",
+             "value_format", "in_script"]  # fmt: skip
     frame = accesses[names].astype(object)
     frame = frame.where(frame.notna(), None)
     stamps = accesses["t"].astype("int64")
@@ -167,3 +172,13 @@ def test_headers_of_other_servers_are_read(line: bytes, db: int, client: str | N
     assert accesses["db"].tolist() == [db]
     assert accesses["client"].astype(object).where(accesses["client"].notna(), None).tolist() == [client]
     assert accesses["key"].tolist() == ["k"]
+
+
+def test_batches_stay_as_they_are_while_the_parser_goes_on():
+    log = b"".join(printed([b"SET", b"key:%d" % at, b"v"], f"a:{at}", 0, STAMP_US + at) for at in range(1000))
+    tables = [batch.accesses for batch in LogParser(rows=64).batches(np.frombuffer(log, np.uint8))]
+    assert len(tables) > 5
+    frame = pd.concat([table.to_pandas() for table in tables], ignore_index=True)
+    assert frame["key"].tolist() == [f"key:{at}" for at in range(1000)]
+    assert frame["seq"].tolist() == list(range(1000))
+    assert frame["value_bytes"].eq(1).all()

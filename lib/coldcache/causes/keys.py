@@ -20,7 +20,7 @@ from coldcache.causes.outcomes import (
     RuledOut,
     percent,
 )
-from coldcache.keys.families import VARIABLE, variable_parts
+from coldcache.keys.families import VARIABLE, key_of, variable_parts_of
 from coldcache.keys.mismatch import ABSENT, MismatchedPair, mismatched_pairs
 from coldcache.replay.ledger import EXACT, MONITOR
 from coldcache.replay.lifetimes import alive
@@ -149,15 +149,11 @@ def _would_have_hit(investigation: Investigation, pair: MismatchedPair, candidat
     ledger = investigation.ledger
     chosen = ledger.reads["family"].eq(pair.reads).to_numpy() & candidates
     asked = ledger.reads.loc[chosen, ["db", "key", "epoch", "seq", "t"]]
-    asked = asked.assign(key=asked["key"].map(lambda key: _counterpart(key, pair)).astype("str"))
+    counterparts = {key: key_of(pair.writes, parts) for key, parts in variable_parts_of(asked["key"], pair.reads).items()}
+    asked = asked.assign(key=asked["key"].map(counterparts).astype("str"))
     found = np.zeros(len(ledger.reads), dtype=bool)
     found[np.flatnonzero(chosen)] = alive(ledger, investigation.key_events, investigation.flushes, asked).to_numpy()
     return found
-
-
-def _counterpart(key: str, pair: MismatchedPair) -> str:
-    parts = iter(variable_parts(key, pair.reads))
-    return "".join(next(parts, "") if piece == VARIABLE else piece for piece in re.split(r"(\*)", pair.writes))
 
 
 def _key_builder(template: str) -> str:

@@ -1,39 +1,125 @@
-"""Key families: the template a person recognises behind many keys, such as ``prod_cache:img:*``.
+r"""Key families: the template a person recognises behind many keys, such as ``prod_cache:img:*:v*``.
 
-Two stages. A token that is an identifier by its looks (UUID, hash, number …) becomes ``*``.
-Then keys are grouped by their separators and first token, and a position with more than 30
-distinct tokens becomes ``*`` too. Measured on 5 M keys: exactly the 11 true families.
+Two stages. A token that is an identifier by its looks becomes ``*``; then keys are grouped by
+their separators and first token, and a position with more than 30 distinct tokens becomes ``*``
+too. Measured on 5 M keys: exactly the 11 true families (``benchmarks/families.py``). The work on
+bytes is :mod:`coldcache.keys.families_kernel`'s.
+
+What tells an identifier: UUID, also inside a longer token; 8 hex digits and more, one of them a
+digit, so that ``deadbeef`` and ``facade`` stay words (MD5, SHA, ObjectId, hidden keys); ULID;
+integers, with a minus if they have one (epochs, language hashes); base64 and base64url of 16
+characters and more with both cases and a digit (KSUID), but not ``ProductImageThumbnail2``;
+percent-encoding and escaped bytes. What stays legible: Java's serialisation prefix, its length
+byte printed ``.``; a framework's version infix at the start, ``:1:img:*``; a doubled prefix.
+
+A version, ``v2`` or ``v3fa9120c``, stays as it is while there are 30 or fewer at its position, so
+that a namespace changed at a deploy shows; where there are more, all of them are ``v*``.
+
+The family of a key does not depend on the order of keys. It depends on other keys in these ways
+only, which are the limits of its stability between runs and cases:
+
+- a position is counted among keys with the same separators and first token, and is fixed while
+  30 tokens or fewer were seen there, where versions too many count as one;
+- a first token is fixed while 30 others or fewer have the same rest after it, 300 where that rest
+  has an identifier: fifty tables ``orders:*`` are fifty families, fifty users ``bob:profile`` one.
+  300 first tokens with nothing but words after them are identifiers, too.
+
+Limits: a base64 text is cut at its slashes. Of random base64url texts without padding, one in twenty
+with 22 characters and one in fifty with 43 has dashes or underscores and looks too much like words
+that these join (measured). ``v2.1`` is two tokens, of which the number is an identifier, as is a
+version without its letter. A star in a key is taken for a variable token.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
-SEPARATORS = re.compile(r"([:/_.?&=|\- ])")
+from coldcache.keys import families_kernel as kernel
+from coldcache.sources.monitor import escape
+
 VARIABLE = "*"
+VERSIONS = ("v*", "V*")
+_JAVA_PREFIX = kernel.JAVA_PREFIX.decode()
+_JAVA_STRING = b"\xac\xed\x00\x05t"  # the prefix but for the length's higher byte
+_PRINTED_BYTE = re.compile(r"\\(?:x[0-9a-f]{2}|.)")
+_SEPARATING = re.escape(kernel.SEPARATORS.decode())
+#: Splits a family's template: tokens at even places, separators at odd ones.
+SEPARATORS = re.compile(rf"(\A{re.escape(_JAVA_PREFIX)}\.|[{_SEPARATING}])")
+
 _MOST_LITERALS = 30  # distinct tokens at one position before it counts as variable
-# Whole tokens that are identifiers by their looks. A hash needs a digit, so that "deadbeef" and
-# "facade" stay words; base64 needs both cases and a digit.
-_IDENTIFIER = re.compile(
-    r"\d+"
-    r"|[0-9a-fA-F]{8}(\0[0-9a-fA-F]{4}){3}\0[0-9a-fA-F]{12}"  # UUID, its dashes replaced
-    r"|(?=[0-9a-fA-F]*\d)[0-9a-fA-F]{8,}"
-    r"|(?=[A-Z0-9]*\d)[0-9A-HJKMNP-TV-Z]{26}"
-    r"|(?=[\w+/-]*\d)(?=[\w+/-]*[A-Z])(?=[\w+/-]*[a-z])[\w+/-]{16,}=*"
-    r"|.*\\x.*"
-)
-_JOINED = "\0"
-_UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_MOST_NAMESPACES = 300  # distinct first tokens before identifiers: tables of an application are many
+_CHUNK_KEYS = 1 << 16  # the arrays of a chunk are some twenty times its bytes
+_PLACE = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads small numbers over all bits (Knuth, TAOCP 6.4)
+
+_Bytes = npt.NDArray[np.uint8]
+_Hashes = npt.NDArray[np.uint64]
+_Ints = npt.NDArray[np.int64]
+_Bools = npt.NDArray[np.bool_]
 
 
 def split_key(key: str) -> list[str]:
     """Return a key's tokens and separators in turn: tokens at even places, separators at odd ones.
 
-    A UUID is one token: its dashes are replaced by NULs, which no printed key holds.
+    A UUID, a negative number and a base64url text are one token each, whatever separators they hold;
+    every such token is variable in the key's family. Java's prefix with the length behind it is a separator.
     """
-    return SEPARATORS.split(_UUID.sub(lambda match: match[0].replace("-", _JOINED), key))
+    return next(split_keys([key]))
+
+
+def split_keys(keys: Sequence[str]) -> Iterator[list[str]]:
+    """Yield what :func:`split_key` returns for each key; many at once take a tenth of the time."""
+    for at in range(0, len(keys), _CHUNK_KEYS):
+        texts = [key.encode() for key in keys[at : at + _CHUNK_KEYS]]
+        tokens = _Tokenised.of(pa.array(texts, pa.large_binary())).tokens
+        joined = b"".join(texts)
+        bounds = np.column_stack([tokens.start, tokens.end]).ravel().tolist()
+        for first, last in pairwise((2 * tokens.first).tolist()):
+            yield [joined[start:end].decode() for start, end in pairwise(bounds[first:last])]
+
+
+def variable_parts(key: str, family: str) -> tuple[str, ...]:
+    """Return what stands for the stars of a key's family: of ``v12`` in ``v*``, the ``12``.
+
+    Two keys of families that differ in their fixed tokens alone name the same thing when this is
+    equal.
+    """
+    return variable_parts_of([key], family)[key]
+
+
+def variable_parts_of(keys: Iterable[str], family: str) -> dict[str, tuple[str, ...]]:
+    """Return the :func:`variable_parts` of every distinct key, all of one family."""
+    # A version's star stands behind its letter; a star behind anything else is a character of a word.
+    stars = [(2 * at, len(fixed) - 1) for at, fixed in enumerate(SEPARATORS.split(family)[::2]) if fixed in (VARIABLE, *VERSIONS)]
+    distinct = list(dict.fromkeys(keys))
+    return {
+        key: tuple(parts[at][letters:] for at, letters in stars if at < len(parts))
+        for key, parts in zip(distinct, split_keys(distinct), strict=True)
+    }
+
+
+def key_of(family: str, parts: Iterable[str]) -> str:
+    """Return the key of a family with these parts in place of its stars: the inverse of :func:`variable_parts`.
+
+    A part too few leaves its star. Behind Java's prefix the length is the key's own.
+    """
+    rest = iter(parts)
+    pieces = SEPARATORS.split(family)
+    for at in range(0, len(pieces), 2):
+        if pieces[at] in (VARIABLE, *VERSIONS):
+            pieces[at] = pieces[at][:-1] + next(rest, VARIABLE)
+    if len(pieces) > 1 and pieces[1].startswith(_JAVA_PREFIX):
+        size = len(_PRINTED_BYTE.sub("?", "".join(pieces[2:])).encode()) % 2**16
+        pieces[1] = escape(_JAVA_STRING + size.to_bytes(2, "big"))
+    return "".join(pieces)
 
 
 def key_families(keys: pd.Series) -> pd.Series:
@@ -50,43 +136,139 @@ def key_families(keys: pd.Series) -> pd.Series:
         The family's template; a variable position is ``*``. Joined tokens such as
         ``dev_cache`` keep their separator, so the template reads like a key.
     """
-    distinct = pd.unique(keys.dropna().astype("str"))
-    templates: dict[str, list[str]] = {}
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for key in distinct:
-        parts = split_key(key)
-        for at in range(0, len(parts), 2):
-            if _IDENTIFIER.fullmatch(parts[at]):
-                parts[at] = VARIABLE
-        templates[key] = parts
-        groups.setdefault((parts[0], *parts[1::2]), []).append(key)
-    _generalise(templates, groups)
-    names = ["".join(templates[key]) for key in distinct]
-    return pd.Series(names, index=pd.Index(distinct, name="key"), name="family", dtype="str")
+    texts = pa.array(keys.dropna().astype("str"), type=pa.large_string())
+    distinct = _distinct_texts(texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts)
+    codes, templates = families_of(distinct)
+    families = pa.array(templates, type=pa.large_string()).take(pa.array(codes))
+    index = pd.Index(pd.array(distinct, dtype="str"), name="key")
+    return pd.Series(pd.array(families, dtype="str"), index=index, name="family")
 
 
-def _generalise(templates: dict[str, list[str]], groups: dict[tuple[str, ...], list[str]]) -> None:
-    """Make every position with too many distinct tokens variable, in place."""
-    firsts = {group[0] for group in groups}
-    if len(firsts) > _MOST_LITERALS * 10:
-        # The first token itself is an identifier without looks: group by separators alone.
-        merged: dict[tuple[str, ...], list[str]] = {}
-        for group, keys in groups.items():
-            merged.setdefault(("", *group[1:]), []).extend(keys)
-        groups = merged
-    for keys in groups.values():
-        width = len(templates[keys[0]])
-        for at in range(0, width, 2):
-            if len({templates[key][at] for key in keys}) > _MOST_LITERALS:
-                for key in keys:
-                    templates[key][at] = VARIABLE
+def families_of(keys: pa.Array) -> tuple[npt.NDArray[np.int32], list[str]]:
+    """Return the family of every key, as codes.
 
+    Parameters
+    ----------
+    keys : pyarrow.Array of string or large_string
+        Keys in Redis's printable escape, without nulls. Repeated ones change nothing, but take time.
 
-def variable_parts(key: str, family: str) -> tuple[str, ...]:
-    """Return what stands in the variable positions of a key of that family.
-
-    Two keys of families that differ in their fixed tokens alone name the same thing when this is
-    equal.
+    Returns
+    -------
+    (codes, templates)
+        `codes` : int32, one for each key, its family's place in `templates`.
+        `templates` : the families, in the order in which they first appear.
     """
-    parts, template = split_key(key), SEPARATORS.split(family)
-    return tuple(part.replace(_JOINED, "-") for part, fixed in zip(parts, template, strict=False) if fixed == VARIABLE)
+    if not len(keys):
+        return np.empty(0, np.int32), []
+    chunks = (keys.slice(at, _CHUNK_KEYS) for at in range(0, len(keys), _CHUNK_KEYS))
+    by_looks = pa.chunked_array([_stars_for_identifiers(chunk) for chunk in chunks]).unify_dictionaries()
+    families = _stars_for_many(by_looks.chunk(0).dictionary).dictionary_encode()
+    of_template = families.indices.to_numpy()
+    return np.concatenate([of_template[chunk.indices.to_numpy()] for chunk in by_looks.chunks]), families.dictionary.to_pylist()
+
+
+def _distinct_texts(texts: pa.Array) -> pa.Array:
+    """Return the different ones, in order.
+
+    `pyarrow.compute.unique` does the same with copies of them all: 0.8 GB for 5 M keys, against 0.1 GB measured.
+    """
+    rows = np.empty(len(texts), np.int64)
+    slots = np.full(1 << (2 * len(texts)).bit_length(), -1, np.int32)
+    count = kernel.first_rows(*_bytes_of(texts), slots, np.frombuffer(secrets.token_bytes(16), np.uint64), rows)
+    return texts if count == len(texts) else texts.take(pa.array(rows[:count]))
+
+
+def _bytes_of(texts: pa.Array) -> tuple[_Bytes, _Ints]:
+    """Return the bytes of all texts, and the bounds of each among them."""
+    _, offsets, content = texts.buffers()
+    bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(content or b"", np.uint8)
+    for array in (data, bounds):
+        array.setflags(write=False)  # or numba compiles once more, for arrays that are not
+    return data, bounds
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokenised:
+    """The bytes of many texts and their tokens."""
+
+    data: _Bytes
+    tokens: kernel.Tokens
+
+    @classmethod
+    def of(cls, texts: pa.Array) -> _Tokenised:
+        data, bounds = _bytes_of(texts)
+        most = int(bounds[-1] - bounds[0]) + len(texts)  # room that is not used takes no memory
+        tokens = kernel.Tokens(
+            start=np.empty(most, np.int64),
+            end=np.empty(most, np.int64),
+            look=np.empty(most, np.uint8),
+            first=np.empty(len(bounds), np.int64),
+        )
+        kernel.tokenise(data, bounds, tokens)
+        count = tokens.first[-1]
+        return cls(data, kernel.Tokens(tokens.start[:count], tokens.end[:count], tokens.look[:count], tokens.first))
+
+    def rendered(self, written: _Bytes) -> pa.Array:
+        """Return the texts with `written` of each token, see :func:`coldcache.keys.families_kernel.render`."""
+        bounds = np.empty(len(self.tokens.first), np.int64)
+        most = int(self.tokens.end[-1] - self.tokens.start[0]) + len(self.tokens.start)
+        out = np.empty(most, np.uint8)
+        kernel.render(self.data, self.tokens, written, out, bounds)
+        return pa.Array.from_buffers(pa.large_string(), len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(out)])
+
+
+def _stars_for_identifiers(keys: pa.Array) -> pa.DictionaryArray:
+    """Return the keys with a star for each token that is an identifier by its looks."""
+    text = _Tokenised.of(keys.cast(pa.large_string()))
+    is_identifier = text.tokens.look == kernel.IDENTIFIER
+    return text.rendered(np.where(is_identifier, kernel.STAR, kernel.LITERAL).astype(np.uint8)).dictionary_encode()
+
+
+def _stars_for_many(templates: pa.Array) -> pa.Array:
+    """Return the family of each template: too many tokens at one position become stars."""
+    text = _Tokenised.of(templates)
+    tokens = text.tokens
+    counts = np.diff(tokens.first)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    places = (np.arange(len(rows)) - tokens.first[rows]).astype(np.uint64) * _PLACE
+    words, leads, shapes = np.empty(len(rows), np.uint64), np.empty(len(counts), np.int64), np.empty(len(counts), np.uint64)
+    kernel.describe(text.data, tokens, words, leads, shapes)
+
+    written = np.where(tokens.look == kernel.IDENTIFIER, kernel.STAR, kernel.LITERAL).astype(np.uint8)
+    written = _starred(written, tokens.look, words, within=(shapes * _PLACE + words[leads])[rows] + places)
+    many = _many_leads(text, written, rows, words, leads, shapes)
+    if many.any():
+        written[leads[many]] = kernel.STAR
+        inside = (written[leads] == kernel.STAR)[rows]  # with those that were stars already: they are one group now
+        slots = shapes[rows[inside]] + places[inside]
+        written[inside] = _starred(written[inside], tokens.look[inside], words[inside], within=slots)
+    return text.rendered(written)
+
+
+def _starred(written: _Bytes, look: _Bytes, words: _Hashes, *, within: _Hashes) -> _Bytes:
+    """Return `written` with stars where too many different words, or versions, stand `within` the same position."""
+    written = written.copy()
+    version = (look == kernel.VERSION) & (written != kernel.STAR)
+    written[version] = np.where(_distinct(within[version], words[version]) > _MOST_LITERALS, kernel.VERSION_STAR, kernel.LITERAL)
+    seen = np.where(written == kernel.LITERAL, words, written)
+    return np.where(_distinct(within, seen) > _MOST_LITERALS, np.uint8(kernel.STAR), written)
+
+
+def _many_leads(text: _Tokenised, written: _Bytes, rows: _Ints, words: _Hashes, leads: _Ints, shapes: _Hashes) -> _Bools:
+    """Tell templates whose first token is an identifier, for so many others stand in its place."""
+    names = words[leads]
+    others = written.copy()
+    others[leads] = kernel.STAR
+    rests = text.rendered(others).dictionary_encode().indices.to_numpy()
+    others[leads] = kernel.LITERAL
+    varied = np.bincount(rows[others != kernel.LITERAL], minlength=len(leads)) > 0
+    many = _distinct(rests, names) > np.where(varied, _MOST_NAMESPACES, _MOST_LITERALS)
+    plain = ~varied & ~many
+    many[plain] = _distinct(shapes[plain], names[plain]) > _MOST_NAMESPACES
+    return many
+
+
+def _distinct(within: npt.NDArray[np.generic], what: _Hashes) -> _Ints:
+    """Return how many different `what` there are with the same `within`, for each."""
+    return pd.Series(what).groupby(within, sort=False).transform("nunique").to_numpy()

@@ -20,14 +20,13 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from coldcache.keys.families import SEPARATORS, VARIABLE, key_families, split_key
+from coldcache.keys.families import SEPARATORS, VARIABLE, VERSIONS, key_families, split_keys
 
 _LEAST_KEYS = 3  # distinct keys of a family before its fixed tokens are kept
 _NAME_DIGITS = 10
-_ANY_ID = "0"  # stands for any name where only families matter
-# E-mail and percent-encoded text, escaped bytes, a UUID inside a longer token, and numbers of four
-# digits (user1234), but for a version (v20260102).
-_NEVER_KEPT = re.compile(r"[@%\0]|\\[xuU]|^(?!v\d+$).*\d{4}", re.DOTALL)
+_ANY_ID = "0a1b2c3d4e"  # stands for any name where only families matter
+# E-mail and percent-encoded text, escaped bytes, and numbers of four digits (user1234), but for a version (v20260102).
+_NEVER_KEPT = re.compile(r"[@%]|\\[xuU]|^(?!v\d+$).*\d{4}", re.DOTALL)
 
 
 class HiddenKeys:
@@ -68,8 +67,9 @@ class _Names:
         if (name := self._of.get(token)) is None:
             digest = hashlib.blake2b(token.encode("utf-8", "backslashreplace"), key=self._secret).hexdigest()
             windows = (digest[at : at + _NAME_DIGITS] for at in range(len(digest) - _NAME_DIGITS))
-            # Letters alone would be a word (`deadbeef`); 2^40 names are few for a million tokens.
-            name = next(window for window in windows if not window.isalpha() and window not in self.given)
+            # Letters alone would be a word (`deadbeef`), and digits alone might take a dash before them for a sign;
+            # 2^40 names are few for a million tokens.
+            name = next(w for w in windows if not (w.isalpha() or w.isdigit() or w in self.given))
             self._of[token] = name
             self.given.add(name)
         return name
@@ -79,11 +79,14 @@ def _hidden_forms(keys: pd.Series, names: _Names) -> dict[str, str]:
     families = key_families(keys)
     templates = _templates(families)
     forms: dict[str, str] = {}
-    for key, family in zip(families.index, families, strict=True):
-        parts, template = split_key(key), templates[family]
+    distinct = families.index.to_list()
+    for key, family, parts in zip(distinct, families, split_keys(distinct), strict=True):
+        template = templates[family]
         for at in range(0, len(parts), 2):
             if template[at] == VARIABLE:
                 parts[at] = names.of(parts[at])
+            elif template[at] in VERSIONS:
+                parts[at] = parts[at][0] + names.of(parts[at][1:])
         forms[key] = "".join(parts)
     return forms
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from coldcache.keys.families import SEPARATORS, VARIABLE, variable_parts
+from coldcache.keys.families import SEPARATORS, VARIABLE, variable_parts_of
 
 _LONGEST_JOIN_S = 2.0  # a slower backend than this is not a cache's
 _SHORTEST_JOIN_S = 0.05
@@ -124,8 +124,10 @@ def _levels(template: str) -> list[str]:
 def _joined_shares(reads: pd.DataFrame, writes: pd.DataFrame, read: str, written: str, clock: np.ndarray) -> tuple[float, float]:
     """Return the share of writes joined to a read, and its control; `clock`: times of all accesses, sorted."""
     r, w = reads[reads["family"] == read], writes[writes["family"] == written]
-    read_ids = r["key"].map(lambda key: "\0".join(variable_parts(key, read)))
-    write_ids = w["key"].map(lambda key: "\0".join(variable_parts(key, written)))
+    read_ids, write_ids = (
+        frame["key"].map({key: "\0".join(parts) for key, parts in variable_parts_of(frame["key"], family).items()})
+        for frame, family in ((r, read), (w, written))
+    )
     read_s = _seconds(r["t"])
     write_s = _seconds(w["t"])
     origin = min(read_s.min(), write_s.min())

@@ -18,7 +18,10 @@ import pyarrow as pa
 
 from coldcache import schema
 from coldcache.commands import CONTAINERS, Rule, rules
+from coldcache.payload_kernel import FORMATS, UNDECIDED, classify_all
+from coldcache.payloads import payload_format
 from coldcache.sources import log_kernel as kernel
+from coldcache.sources.monitor import unescape
 
 _ROWS = 1 << 19
 _ARGUMENTS = 1 << 12
@@ -31,7 +34,8 @@ _UNKNOWN = Rule()  # its first argument is taken for a key
 class Batch:
     """A stretch of a log, parsed.
 
-    accesses : rows of ``schema.ACCESSES`` without ``epoch`` and ``node``; ``seq`` is the line's number
+    accesses : rows of ``schema.ACCESSES`` but for ``epoch``, ``node``, ``in_multi`` and what is inferred;
+        ``seq`` is the line's number
     rejected : ``line`` from 0, ``offset`` in the buffer, ``size_bytes`` and ``reason`` of each line not understood
     lines : how many lines were parsed
     end, next_line : where to go on in the buffer, and the number of the line there
@@ -133,32 +137,34 @@ class LogParser:
     def _batch(self, buffer: npt.NDArray[np.uint8], counts: npt.NDArray[np.int64], end: int, next_line: int) -> Batch:
         rows, clients, unknown, rejected, parsed = (int(count) for count in counts[2:])
         keys = kernel.number_keys(self._rows, rows, self._keys)
-        got = kernel.Rows(*(column[:rows].copy() for column in self._rows))  # Arrow takes them as they are
+        got = kernel.Rows(*(column[:rows] for column in self._rows))
         client_names = _texts(buffer, self._clients, clients)
         others = [name.upper() for name in _texts(buffer, self._unknown, unknown).to_pylist()]
         names = list(dict.fromkeys([*_command_names(), *others]))
         numbers = np.array([*range(len(_command_names())), *(names.index(name) for name in others)], np.int32)
         written = got.value_bytes >= 0
         columns = {
-            "t": pa.array(got.stamp_us).cast(pa.timestamp("us")).cast(schema.TIME),
-            "seq": pa.array(got.line),
-            "db": pa.array(got.db, mask=got.db < 0),
+            "t": pa.array(got.stamp_us.copy()).cast(pa.timestamp("us")).cast(schema.TIME),
+            "seq": pa.array(got.line.copy()),
+            "db": pa.array(got.db.copy(), mask=got.db < 0),
             "client": _label(got.client, client_names),
             "command": _label(numbers[got.command], pa.array(names)),
-            "arg": pa.array(got.arg, mask=got.arg < 0),
+            "arg": pa.array(got.arg.copy(), mask=got.arg < 0),
             "key": _label(got.key, _texts(buffer, self._keys, keys)),
             "op": _label(got.op, pa.array(_OPS)),
             "lookups": pa.array(got.lookups.astype(np.int32)),
-            "ttl_ms": pa.array(got.ttl_ms, mask=got.ttl_ms == kernel.NULL_INT),
-            "ttl_form": _label(got.ttl_form.astype(np.int32) - 1, pa.array(kernel.TTL_FORMS[1:])),
-            "condition": _label(got.condition.astype(np.int32) - 1, _conditions()),
-            "value_bytes": pa.array(got.value_bytes, mask=~written),
+            "ttl_ms": pa.array(got.ttl_ms.copy(), mask=got.ttl_ms == kernel.NULL_INT),
+            "ttl_form": _label(got.ttl_form, pa.array(kernel.TTL_FORMS[1:]), first=1),
+            "condition": _label(got.condition, _conditions(), first=1),
+            "value_bytes": pa.array(got.value_bytes.copy(), mask=~written),
             "value_digest": _digests(got.digest, written),
+            "value_format": _formats(buffer, got, written),
+            "in_script": _is_script(got.client, client_names),
         }
         return Batch(pa.table(columns), self._rejected_table(rejected), parsed, end, next_line)
 
     def _rejected_table(self, count: int) -> pa.Table:
-        got = kernel.Rejected(*(column[:count].copy() for column in self._rejected))
+        got = kernel.Rejected(*(column[:count].copy() for column in self._rejected))  # Arrow takes arrays as they are
         return pa.table(
             {
                 "line": pa.array(got.line),
@@ -169,9 +175,9 @@ class LogParser:
         )
 
 
-def _label(numbers: npt.NDArray[np.generic], names: pa.Array) -> pa.DictionaryArray:
-    """Return a dictionary column; negative numbers are null."""
-    indices = numbers.astype(np.int32, copy=False)
+def _label(numbers: npt.NDArray[np.generic], names: pa.Array, first: int = 0) -> pa.DictionaryArray:
+    """Return a dictionary column, `first` being the number of the first name; those below it are null."""
+    indices = numbers.astype(np.int32) - np.int32(first)
     return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), names)
 
 
@@ -202,3 +208,23 @@ def _digests(digests: npt.NDArray[np.uint64], written: npt.NDArray[np.bool_]) ->
     kernel.hex_digits(digests, written, data)
     valid = pa.array(written).buffers()[1]
     return pa.StringArray.from_buffers(len(digests), pa.py_buffer(offsets), pa.py_buffer(data), valid)
+
+
+def _formats(buffer: npt.NDArray[np.uint8], rows: kernel.Rows, written: npt.NDArray[np.bool_]) -> pa.DictionaryArray:
+    """Return the class of each value written, null where nothing was."""
+    codes = np.full(len(written), -1, np.int32)
+    classify_all(buffer, rows.value_at, rows.value_size, written, codes)
+    names = list(FORMATS)
+    for row in np.flatnonzero(codes == UNDECIDED):
+        at = int(rows.value_at[row])
+        name = payload_format(unescape(buffer[at : at + int(rows.value_size[row])].tobytes().decode("latin-1")))
+        if name not in names:
+            names.append(name)
+        codes[row] = names.index(name)
+    return _label(codes, pa.array(names))
+
+
+def _is_script(clients: npt.NDArray[np.int32], names: pa.StringArray) -> pa.Array:
+    """Return which lines were printed for a script: their client is ``lua``."""
+    scripts = np.append(np.array(names.to_pylist()) == "lua", False)  # the last one for -1
+    return pa.array(scripts[clients])

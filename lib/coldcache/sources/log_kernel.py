@@ -710,3 +710,29 @@ def hex_digits(numbers: Any, wanted: Any, out: Any) -> None:
                 digit = np.int64((numbers[i] >> _U(60 - 4 * j)) & _U(15))
                 out[place] = digit + (48 if digit < 10 else 87)
                 place += 1
+
+
+@njit(nogil=True, cache=True)
+def in_transactions(clients: Any, verbs: Any, open_now: Any, out: Any) -> None:
+    """Tell which rows ran between MULTI and EXEC of their client, in order.
+
+    Parameters
+    ----------
+    clients : int32 array
+        Number of each row's client, negative without one.
+    verbs : uint8 array
+        1 for MULTI, 2 for EXEC and DISCARD, else 0.
+    open_now : bool array, by client
+        In and out: who has begun a transaction.
+    out : bool array
+        The answer.
+    """
+    for row in range(len(clients)):
+        client = clients[row]
+        if client < 0:
+            out[row] = False
+        elif verbs[row] > 0:
+            out[row] = False
+            open_now[client] = verbs[row] == 1
+        else:
+            out[row] = open_now[client]

@@ -1,0 +1,1 @@
+"""From files that others made to a case."""

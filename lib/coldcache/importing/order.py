@@ -1,0 +1,108 @@
+"""What a log's lines mean only after those before them: their numbers, transactions, and clocks that were set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from coldcache import schema
+from coldcache.sources.log_kernel import in_transactions
+
+# A step back by more than this is no jitter between the lines of a pipeline: the clock was set.
+CLOCK_STEP_US = 1_000_000
+# A log whose clock is set more often than this has lines out of order, or times that mean nothing.
+MOST_CLOCK_STEPS = 100
+_VERBS = {"MULTI": 1, "EXEC": 2, "DISCARD": 2}
+_FROM_EVENTS = ("outcome", "outcome_basis", "key_state")  # what only key events, or inference, can tell
+
+
+@dataclass(slots=True)
+class Epoch:
+    """An uninterrupted stretch of a log: between its times, µs since the epoch, the clock was not set back."""
+
+    number: int
+    node: str
+    start_us: int
+    end_us: int
+    stepped_us: int = 0  # by how much the clock was set before it; 0 where it was not
+
+
+class LineOrder:
+    """Completes the batches of one log, which must come in order.
+
+    Attributes
+    ----------
+    epochs : list of Epoch
+        Those seen so far.
+    next_seq : int
+        The number that the next line gets; it never repeats in a case.
+    """
+
+    def __init__(self, node: str, first_epoch: int, first_seq: int) -> None:
+        """Begin a log of this node; its epochs and lines get numbers from these on."""
+        self._node = node
+        self._first_epoch = first_epoch
+        self.next_seq = first_seq
+        self.epochs: list[Epoch] = []
+        self._open: frozenset[str] = frozenset()
+        self._steps = 0
+
+    def complete(self, accesses: pa.Table) -> pa.Table:
+        """Return a batch's rows with all columns of ``schema.ACCESSES``; ``seq`` counts from the case's beginning.
+
+        Call `advance` behind the last batch of a block, whose lines are numbered from 0.
+        """
+        columns = {name: accesses.column(name).chunk(0) for name in accesses.column_names}
+        stamps = np.asarray(columns["t"].cast(pa.int64()))
+        rows = len(stamps)
+        node = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([self._node]))
+        columns |= {
+            "seq": pa.array(np.asarray(columns["seq"]) + self.next_seq),
+            "epoch": pa.array(self._epochs_of(stamps)),
+            "node": node,
+            "in_multi": pa.array(self._in_multi(columns["client"], columns["command"])),
+        }
+        columns |= {name: pa.nulls(rows, schema.ACCESSES.arrow().field(name).type) for name in _FROM_EVENTS}
+        return pa.table({column.name: columns[column.name] for column in schema.ACCESSES.columns})
+
+    def advance(self, lines: int) -> None:
+        """Go on behind so many lines."""
+        self.next_seq += lines
+
+    def _epochs_of(self, stamps: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Return the epoch of each row; a clock that was set back begins a new one."""
+        numbers = np.empty(len(stamps), np.int32)
+        row = 0
+        while row < len(stamps):
+            if not self.epochs:
+                self._begin(int(stamps[0]))
+            now = self.epochs[-1]
+            highest = np.maximum.accumulate(np.maximum(stamps[row:], now.end_us))
+            back = highest - stamps[row:]
+            steps = np.flatnonzero(back > CLOCK_STEP_US)
+            until = row + int(steps[0]) if len(steps) and self._steps < MOST_CLOCK_STEPS else len(stamps)
+            numbers[row:until] = now.number
+            if until > row:
+                now.end_us = int(highest[until - row - 1])
+            if until < len(stamps):
+                self._steps += 1
+                self._begin(int(stamps[until]), -int(back[until - row]))
+            row = until
+        return numbers
+
+    def _begin(self, stamp_us: int, stepped_us: int = 0) -> None:
+        self.epochs.append(Epoch(self._first_epoch + len(self.epochs), self._node, stamp_us, stamp_us, stepped_us))
+
+    def _in_multi(self, clients: pa.DictionaryArray, commands: pa.DictionaryArray) -> npt.NDArray[np.bool_]:
+        verbs = np.array([_VERBS.get(name, 0) for name in commands.dictionary.to_pylist()], np.uint8)
+        verb = verbs[np.asarray(commands.indices)]
+        inside = np.zeros(len(verb), np.bool_)
+        if self._open or verb.any():
+            names = clients.dictionary.to_pylist()
+            open_now = np.array([name in self._open for name in names], np.bool_)
+            in_transactions(np.asarray(clients.indices.fill_null(-1)), verb, open_now, inside)
+            self._open = (self._open - set(names)) | {name for name, is_open in zip(names, open_now, strict=True) if is_open}
+        return inside
