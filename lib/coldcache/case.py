@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -30,6 +29,9 @@ from coldcache.errors import (
     did_you_mean,
 )
 from coldcache.showing import SelfShowing
+
+if TYPE_CHECKING:
+    import pandas as pd  # an import of a log starts without it
 
 FORMAT_VERSION = 2
 _NEEDED = frozenset({"span", "epochs", "servers", "rows", "gaps", "clock_offsets", "made_by"})
@@ -67,6 +69,12 @@ def iso(moment: datetime | pd.Timestamp) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _timestamp(text: str) -> pd.Timestamp:
+    import pandas as pd
+
+    return pd.Timestamp(text)
+
+
 def iso_us(stamp_us: int) -> str:
     """Return µs since the epoch as :func:`iso` writes them."""
     return iso(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stamp_us))
@@ -92,12 +100,12 @@ class Case(SelfShowing):
     @property
     def start(self) -> pd.Timestamp:
         """Start of the recording, UTC."""
-        return pd.Timestamp(self.meta["span"]["start"])
+        return _timestamp(self.meta["span"]["start"])
 
     @property
     def end(self) -> pd.Timestamp:
         """End of the recording, UTC."""
-        return pd.Timestamp(self.meta["span"]["end"])
+        return _timestamp(self.meta["span"]["end"])
 
     @property
     def gaps(self) -> list[dict[str, Any]]:
@@ -162,7 +170,7 @@ class Case(SelfShowing):
 
     def on_server_clock(self, t: pd.Series) -> pd.Series:
         """Move times of the recording machine's clock to the server's, by the offset measured at the start."""
-        return t + pd.Timedelta(self.meta["clock_offsets"]["server_minus_recorder_us"], "us")
+        return t + timedelta(microseconds=self.meta["clock_offsets"]["server_minus_recorder_us"])
 
     @property
     def modes(self) -> str:
@@ -184,7 +192,7 @@ class Case(SelfShowing):
         nodes = f", {len(self.meta['servers'])} nodes" if len(self.meta["servers"]) > 1 else ""
         lines = [
             f"Case {self.shown_as}: {self.start:%Y-%m-%d %H:%M:%S} UTC, {seconds:.0f} s, {self.modes} recording",
-            f"  server    {server['software']} {server['version']}{nodes}",
+            f"  server    {server['software']} {server['version']}".rstrip() + nodes,
         ]
         rows = self.meta["rows"]
         for evidence, table in EVIDENCE.items():

@@ -6,22 +6,35 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from coldcache import __version__
 from coldcache.errors import CaseExistsError, ColdcacheError, MissingExtraError, UnknownNameError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from coldcache.importing.importer import Progress as ImportProgress
     from coldcache.record.recorder import Progress as RecordingProgress
 
 FINE, BROKEN, ALERT, WRONG_ARGUMENTS = 0, 1, 2, 64
+_ISO_FORMATS = ["%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]
 _KEY_POLICIES = ("plain", "hashed")
 # typer carries its own copy of click and exports only this subclass of its usage errors.
 _ClickUsageError: type[Any] = typer.BadParameter.__bases__[0]
@@ -313,6 +326,73 @@ def doctor(
     found = preflight(url_from(url_env, url_file), out=out, seconds=seconds)
     typer.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) if as_json else str(found))
     return FINE if found.fine else BROKEN
+
+
+@contextmanager
+def _import_bar(quiet: bool) -> Iterator[Callable[[ImportProgress], None]]:
+    with _bar("importing", quiet, None, TransferSpeedColumn(), TimeRemainingColumn()) as update:
+        yield lambda now: update(completed=now.read_bytes, total=now.size_bytes, shown=f"{now.lines:,} lines")
+
+
+@app.command("import")
+def import_(
+    logs: Annotated[list[str], typer.Argument(metavar="LOG…", help="MONITOR logs, packed or not; - reads standard input")],
+    out: Annotated[Path, typer.Option(metavar="CASE", help="case folder to create; an existing one is never overwritten")],
+    info: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="INFO, saved before, after or again and again")] = None,
+    heap: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="memray capture of the application")] = None,
+    app_log: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="the application's own log of its cache calls")
+    ] = None,
+    app_log_pattern: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="finds a call in its lines: named groups key, op or result, and time, size, ttl"),
+    ] = None,
+    gc_log: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="collections, as coldcache.instrument.log_gc writes them")
+    ] = None,
+    slowlog: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="SLOWLOG GET, as redis-cli prints it")] = None,
+    big_keys: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="output of redis-cli --bigkeys, --memkeys or --hotkeys")
+    ] = None,
+    dialect: Annotated[str | None, typer.Option(metavar="NAME", help="form of the logs, if it is not found by itself")] = None,
+    start: Annotated[
+        datetime | None,
+        typer.Option(metavar="ISO8601", help="when it began, for files whose times lack the year", formats=_ISO_FORMATS),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> int:
+    r"""Build a case from files that others made.
+
+    \b
+    redis-cli INFO everything > before.txt
+    timeout 60 redis-cli MONITOR > ops.log
+    redis-cli INFO everything > after.txt
+    coldcache import ops.log --info before.txt --info after.txt --out incident
+
+    Logs of redis-cli, the raw socket, docker, kubectl, journald, Kvrocks, RedisInsight and others are told apart by themselves;
+    gzip, zstd and bzip2 are unpacked on the way. Several logs are several nodes, but for rotated ones (ops.log, ops.log.1.gz).
+    Every line is parsed, or counted with a reason in the table rejected. Values are not kept, only size, keyed digest and format.
+
+    MONITOR tells no outcomes: with INFO from before and after, the hit rate is known all the same.
+    """
+    from coldcache.importing.importer import import_logs
+    from coldcache.importing.options import EvidenceFiles, ImportOptions
+
+    beside = EvidenceFiles(
+        info=tuple(info or ()),
+        slowlog=tuple(slowlog or ()),
+        big_keys=tuple(big_keys or ()),
+        app_log=tuple(app_log or ()),
+        app_log_pattern=app_log_pattern,
+        heap=tuple(heap or ()),
+        gc_log=tuple(gc_log or ()),
+        start=start,
+    )
+    with _import_bar(quiet) as show:
+        case = import_logs(ImportOptions(logs=tuple(logs), out=out, dialect=dialect, beside=beside), show)
+    typer.echo(str(case))
+    typer.echo(f"\nNext: coldcache diagnose {out}\n      coldcache report {out}")
+    return FINE
 
 
 @app.command()

@@ -7,11 +7,14 @@ microseconds; units stand in the column names; unknown is null, never 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 
 from coldcache.errors import UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TIME = pa.timestamp("us", tz="UTC")
 _TEXT = pa.string()
@@ -184,6 +187,19 @@ SLOWLOG = Table(
     ),
 )
 
+BIG_KEYS = Table(
+    "big_keys",
+    "server/big_keys.parquet",
+    "the largest or hottest keys of a scan, as redis-cli --bigkeys, --memkeys or --hotkeys named them",
+    _columns(
+        ("node", _LABEL, "which server, host:port"),
+        ("key", _TEXT, "Redis's printable escape"),
+        ("type", _LABEL, "string, hash, list …; null for hot keys"),
+        ("size", pa.int64(), "how much of the unit"),
+        ("unit", _LABEL, "bytes, fields, items, members, entries; hits for the logarithmic counter of a hot key"),
+    ),
+)
+
 PROCESS = Table(
     "process",
     "process/rss.parquet",
@@ -276,7 +292,7 @@ HEAP_STACKS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        ACCESSES, REJECTED, KEY_EVENTS, INFO, COMMANDSTATS, ERRORSTATS, CONFIG, SLOWLOG,
+        ACCESSES, REJECTED, KEY_EVENTS, INFO, COMMANDSTATS, ERRORSTATS, CONFIG, SLOWLOG, BIG_KEYS,
         PROCESS, CGROUP, GC, APP_LOG, HEAP_SNAPSHOTS, HEAP_INTERVALS, HEAP_STACKS,
     )
 }  # fmt: skip

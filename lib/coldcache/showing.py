@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 _MOST_ROWS = 50
 
@@ -45,6 +48,8 @@ class ShownTable(SelfShowing):
         return f"{min(_MOST_ROWS, total)} of {total} rows" if total > _MOST_ROWS else ""
 
     def __str__(self) -> str:
+        import pandas as pd
+
         with pd.option_context("display.max_colwidth", None, "display.width", 200):
             text = self._head().to_string(index=False, na_rep="–") if len(self.frame) else "no rows"
         return "\n".join(filter(None, [text, self._rest()]))
@@ -55,6 +60,8 @@ class ShownTable(SelfShowing):
     def _repr_html_(self) -> str:
         if self.frame.empty:
             return "<p>no rows</p>"
+        import pandas as pd
+
         with pd.option_context("display.max_colwidth", None):
             table = self._head().to_html(index=False, na_rep="–", border=0, justify="left")  # escapes its cells
         return f"{table}<p>{self._rest()}</p>" if self._rest() else table

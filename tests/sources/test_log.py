@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 STAMP_US = 1_763_800_000_104_233
 PARSER = LogParser(b"0123456789abcdef")
 SMALL = LogParser(b"0123456789abcdef", rows=64)
+OLD = LogParser(b"0123456789abcdef", before_7=True)
 # The first call compiles, or reads what was compiled: no deadline.
 settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
@@ -56,7 +57,9 @@ def asked(rule: Rule, behind: int, texts: list[str], stamp_us: int) -> TtlAsked:
     return TtlAsked(None, None)
 
 
-def expected(args: list[bytes], client: str, db: int, stamp_us: int, line: int) -> list[tuple[object, ...]]:
+def expected(
+    args: list[bytes], client: str, db: int, stamp_us: int, line: int, *, before_7: bool = False
+) -> list[tuple[object, ...]]:
     """The rows of a line by the plain parser."""
     texts = [escape(arg) for arg in args]
     name = full_name(texts)
@@ -71,7 +74,7 @@ def expected(args: list[bytes], client: str, db: int, stamp_us: int, line: int) 
     ttl = asked(rule, behind, texts, stamp_us)
     conditions = " ".join(word for word in CONDITIONS if word in options) or None
     rows = []
-    for position, use in enumerate(key_uses(texts)):
+    for position, use in enumerate(key_uses(texts, before_7=before_7)):
         size = len(args[use.value_index]) if use.value_index else None
         rows.append((stamp_us, line, db, client, name, position, texts[use.index], use.op, use.lookups, ttl.ms, ttl.form,
                      conditions, size, payload_format(args[use.value_index]) if use.value_index else None,
@@ -102,15 +105,20 @@ def rows_of(accesses: pd.DataFrame) -> list[tuple[object, ...]]:
     return [(stamp, *row[:6], row[6] if row[4] is not None else None, *row[7:]) for stamp, row in zip(stamps, rows, strict=True)]
 
 
-@pytest.mark.parametrize("parser", [PARSER, SMALL], ids=["one batch", "many batches"])
+@pytest.mark.parametrize("parser", [PARSER, SMALL, OLD], ids=["one batch", "many batches", "Redis 6.2"])
 @given(lines)
 @example([([b"MGET", *([b"k"] * 500)], "lua", 0)])
+@example([([b"PFCOUNT", b"a"], "a:1", 0), ([b"PFCOUNT", b"a", b"b"], "a:1", 0), ([b"COPY", b"a", b"b"], "a:1", 0)])
 def test_what_redis_prints_is_read_back(parser: LogParser, batch: list[tuple[list[bytes], str, int]]):
     log = b"".join(printed(args, client, db, STAMP_US + at) for at, (args, client, db) in enumerate(batch))
     accesses, rejected, count = parsed(log, parser)
     assert rejected.empty
     assert count == len(batch)
-    wanted = [row for at, (args, client, db) in enumerate(batch) for row in expected(args, client, db, STAMP_US + at, at)]
+    wanted = [
+        row
+        for at, (args, client, db) in enumerate(batch)
+        for row in expected(args, client, db, STAMP_US + at, at, before_7=parser is OLD)
+    ]
     assert rows_of(accesses) == wanted
 
 

@@ -27,7 +27,8 @@ from coldcache import __version__, schema
 from coldcache.case import Case, count_rows, iso_us, new_case_folder, open_case, private_file, utc_now, write_meta
 from coldcache.errors import ImportFailedError, NotALogError
 from coldcache.importing.blocks import Block, LogFile
-from coldcache.importing.order import Epoch, LineOrder
+from coldcache.importing.options import ImportOptions
+from coldcache.importing.order import MOST_CLOCK_STEPS, Epoch, LineOrder
 from coldcache.sources.dialects import Dialect, named
 from coldcache.sources.log import LogParser
 from coldcache.sources.sniffing import SAMPLE_BYTES, sniff
@@ -54,20 +55,6 @@ _PARQUET: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportOptions:
-    """What to import.
-
-    logs : paths of MONITOR logs; ``-`` is standard input
-    out : case folder to create
-    dialect : a name of :data:`coldcache.sources.dialects.DIALECTS`; None to find it by looking at each log
-    """
-
-    logs: tuple[str, ...]
-    out: Path
-    dialect: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far an import has come: bytes of the files read, of all where that is known, and lines so far."""
@@ -88,15 +75,25 @@ def import_logs(options: ImportOptions, on_progress: Callable[[Progress], None] 
         The folder to write exists.
     UnknownNameError
         There is no such dialect.
+    UsageError
+        A file beside the logs cannot be read, or is none of its kind.
     ImportFailedError
         The case cannot be written. Like after every other error, no folder is left behind.
     """
     if options.dialect is not None:
         named(options.dialect)
+    options.beside.check_readable()
     logs = sorted((_Log(path, options.dialect) for path in options.logs), key=lambda log: log.first_us)
     folder = new_case_folder(options.out)
     try:
-        meta = _Importer(folder, logs, on_progress).run()
+        before_7 = False
+        if options.beside.paths():
+            from coldcache.importing.evidence import add_evidence, is_before_7  # with pandas, which takes its time to start
+
+            before_7 = is_before_7(options.beside)
+        meta = _Importer(folder, logs, before_7, on_progress).run()
+        if options.beside.paths():
+            add_evidence(folder, meta, options.beside)
         write_meta(folder, {**meta, "rows": count_rows(folder)})
     except OSError as error:
         raise ImportFailedError(
@@ -121,6 +118,7 @@ class _Log:
             raise NotALogError(f"{path}: {error}") from None
         found = _STAMP.search(named(self.dialect.name).rewrite(sample))
         self.first_us = int(found[1]) * 1_000_000 + int(found[2]) if found else 0
+        self.problem = ""
         self.node = _ROTATED.sub("", self.file.name) or self.file.name
 
 
@@ -138,6 +136,7 @@ class _Parsed:
 class _Importer:
     folder: Path
     logs: list[_Log]
+    before_7: bool
     on_progress: Callable[[Progress], None]
     _epochs: list[Epoch] = field(default_factory=list)
     _rejected: list[pa.Table] = field(default_factory=list)
@@ -151,7 +150,7 @@ class _Importer:
         threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         parsers: queue.SimpleQueue[LogParser] = queue.SimpleQueue()
         for _ in range(threads):
-            parsers.put(LogParser(digest_key))
+            parsers.put(LogParser(digest_key, before_7=self.before_7))
         with ThreadPoolExecutor(threads) as pool:
             try:
                 for log in self.logs:
@@ -193,6 +192,11 @@ class _Importer:
         for written in writing:
             written.result()
         self._epochs += order.epochs
+        if order.steps >= MOST_CLOCK_STEPS:
+            log.problem = (
+                f"{log.file.name}: its times go back by more than a second again and again, so its lines are out of order, "
+                f"or several logs in one; from the {MOST_CLOCK_STEPS}th time on this was not followed"
+            )
 
     def _keep_rejected(self, rejected: pa.Table, log: _Log, first_line: int) -> None:
         if not len(rejected):
@@ -251,7 +255,7 @@ class _Importer:
             ],
             "gaps": list(_gaps(self._epochs)),
             "servers": [{"node": node, "software": "unknown", "version": ""} for node in nodes],
-            "problems": [log.file.problem for log in self.logs if log.file.problem],
+            "problems": [problem for log in self.logs for problem in (log.file.problem, log.problem) if problem],
             "recorder_notes": list(self._notes(rejected)),
             "process": None,
             "clock_offsets": {"server_minus_recorder_us": 0},

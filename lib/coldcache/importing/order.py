@@ -39,6 +39,8 @@ class LineOrder:
         Those seen so far.
     next_seq : int
         The number that the next line gets; it never repeats in a case.
+    steps : int
+        How often the clock was set back; not counted beyond `MOST_CLOCK_STEPS`.
     """
 
     def __init__(self, node: str, first_epoch: int, first_seq: int) -> None:
@@ -48,7 +50,7 @@ class LineOrder:
         self.next_seq = first_seq
         self.epochs: list[Epoch] = []
         self._open: frozenset[str] = frozenset()
-        self._steps = 0
+        self.steps = 0
 
     def complete(self, accesses: pa.Table) -> pa.Table:
         """Return a batch's rows with all columns of ``schema.ACCESSES``; ``seq`` counts from the case's beginning.
@@ -83,12 +85,12 @@ class LineOrder:
             highest = np.maximum.accumulate(np.maximum(stamps[row:], now.end_us))
             back = highest - stamps[row:]
             steps = np.flatnonzero(back > CLOCK_STEP_US)
-            until = row + int(steps[0]) if len(steps) and self._steps < MOST_CLOCK_STEPS else len(stamps)
+            until = row + int(steps[0]) if len(steps) and self.steps < MOST_CLOCK_STEPS else len(stamps)
             numbers[row:until] = now.number
             if until > row:
                 now.end_us = int(highest[until - row - 1])
             if until < len(stamps):
-                self._steps += 1
+                self.steps += 1
                 self._begin(int(stamps[until]), -int(back[until - row]))
             row = until
         return numbers

@@ -50,25 +50,26 @@ def _fields(text: str) -> dict[str, int]:
 def _typed(column: pd.Series) -> pd.Series:
     """Whole numbers, then decimals, then text: as narrow as every value of the column allows."""
     numbers = pd.to_numeric(column, errors="coerce")
-    if numbers.notna().all():
-        return numbers
+    if numbers.notna().eq(column.notna()).all():
+        return numbers.astype("Int64") if numbers.hasnans and (numbers.dropna() % 1 == 0).all() else numbers
     return column.astype("str")
 
 
 def info_table(samples: list[InfoSample]) -> pd.DataFrame:
-    """Return one row per sample: declared columns first, then every flat field INFO printed, plus
-    ``keys``, ``expires`` summed over the databases.
+    """Return one row per sample: declared columns first, null where INFO lacks them, then every flat field INFO printed,
+    plus ``keys``, ``expires`` summed over the databases: null where no sample has its section Keyspace.
     """
     rows = []
     for sample in samples:
         flat, keyed = parse_info(sample.text)
-        databases = [_fields(value) for value in keyed.get("keyspace", {}).values()]
-        flat["keys"] = str(sum(db.get("keys", 0) for db in databases))
-        flat["expires"] = str(sum(db.get("expires", 0) for db in databases))
+        if "# keyspace" in sample.text.lower():
+            databases = [_fields(value) for value in keyed.get("keyspace", {}).values()]
+            flat["keys"] = str(sum(db.get("keys", 0) for db in databases))
+            flat["expires"] = str(sum(db.get("expires", 0) for db in databases))
         rows.append({"t": sample.stamp_us, "seq": sample.seq, "epoch": sample.epoch, "node": sample.node, **flat})
     frame = pd.DataFrame(rows)
     first = [column.name for column in schema.INFO.columns]
-    frame = frame[first + sorted(set(frame.columns) - set(first))]
+    frame = frame.reindex(columns=first + sorted(set(frame.columns) - set(first)))
     typed = {name: _typed(frame[name]) for name in frame.columns if name not in _PLACE}
     frame = frame.assign(**typed)
     frame["t"] = pd.to_datetime(frame["t"], unit="us", utc=True).dt.as_unit("us")

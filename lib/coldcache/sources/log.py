@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from coldcache import schema
-from coldcache.commands import CONTAINERS, Rule, rules
+from coldcache.commands import CONTAINERS, COUNTED_FROM_7, Rule, rules
 from coldcache.payload_kernel import FORMATS, UNDECIDED, classify_all
 from coldcache.payloads import payload_format
 from coldcache.sources import log_kernel as kernel
@@ -87,9 +87,12 @@ class LogParser:
         16 secret bytes for the digests of values; the same for all parsers of a case, never stored.
     rows : int
         Most rows in a batch.
+    before_7 : bool
+        The server was Redis 6.2, which does not count the look-ups of ``COUNTED_FROM_7``.
     """
 
-    def __init__(self, digest_key: bytes | None = None, rows: int = _ROWS) -> None:
+    def __init__(self, digest_key: bytes | None = None, rows: int = _ROWS, *, before_7: bool = False) -> None:
+        self._before_7 = before_7
         self._key = np.frombuffer(digest_key or secrets.token_bytes(16), np.uint64)
         self._scratch = [np.empty(_ARGUMENTS, np.int64) for _ in range(3)]
         self._rows = kernel.Rows(
@@ -138,6 +141,8 @@ class LogParser:
         rows, clients, unknown, rejected, parsed = (int(count) for count in counts[2:])
         keys = kernel.number_keys(self._rows, rows, self._keys)
         got = kernel.Rows(*(column[:rows] for column in self._rows))
+        if self._before_7:
+            _uncount(got)
         client_names = _texts(buffer, self._clients, clients)
         others = [name.upper() for name in _texts(buffer, self._unknown, unknown).to_pylist()]
         names = list(dict.fromkeys([*_command_names(), *others]))
@@ -173,6 +178,16 @@ class LogParser:
                 "reason": _label(got.reason.astype(np.int32), pa.array(kernel.REASONS)),
             }
         )
+
+
+def _uncount(rows: kernel.Rows) -> None:
+    """Take away the look-ups that Redis 6.2 does not count, see :func:`coldcache.commands.key_uses`."""
+    names = _command_names()
+    uncounted = np.isin(rows.command, [names.index(name) for name in COUNTED_FROM_7])
+    beside = np.diff(rows.line, prepend=-1, append=-1) == 0
+    several = rows.command == names.index("PFCOUNT")
+    several &= beside[:-1] | beside[1:]
+    rows.lookups[uncounted & ~several] = 0
 
 
 def _label(numbers: npt.NDArray[np.generic], names: pa.Array, first: int = 0) -> pa.DictionaryArray:
