@@ -15,6 +15,7 @@ import pandas as pd
 from coldcache.case import Case
 from coldcache.commands import STRING_WRITES
 from coldcache.keys.families import key_families
+from coldcache.replay.fill_kernel import answered_reads
 from coldcache.replay.order import positions
 from coldcache.showing import SelfShowing
 
@@ -289,47 +290,23 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame, ends: pd.
     order = np.lexsort((is_write, np.concatenate(positions(reads, writes))))
     keys = both.astype({"db": "int64"}).groupby(["db", "key"], sort=False).ngroup().to_numpy()
     epochs = both["epoch"].to_numpy()
-    is_miss = reads["outcome"].eq("miss").to_numpy()
+    groups = pd.DataFrame({"key": keys, "epoch": epochs}).groupby(["key", "epoch"], sort=False).ngroup().to_numpy()
     # GETSET and SET … GET read and write in one command: they answer no read. A refused write
     # changes nothing; only a write of the whole value makes the hit before it useless.
-    answers = (writes["lookups"].eq(0) & writes["outcome"].ne("refused")).to_numpy()
-    overwrites = writes["command"].astype("str").isin(STRING_WRITES).to_numpy()
-
+    first_touch, in_flight = np.zeros(count_reads, dtype=bool), np.zeros(count_reads, dtype=bool)
+    follows = np.full(len(writes), -1)
+    answered_reads(
+        order, keys, groups, epochs.astype("int64"), stamps, reads["outcome"].eq("miss").to_numpy(dtype=bool),
+        (writes["lookups"].eq(0) & writes["outcome"].ne("refused")).to_numpy(dtype=bool),
+        writes["command"].astype("str").isin(STRING_WRITES).to_numpy(dtype=bool),
+        int(FILL_WINDOW_S * 1e6), first_touch, in_flight, follows,
+    )  # fmt: skip
     fill_ms = np.full(count_reads, np.nan)
-    first_touch = np.zeros(count_reads, dtype=bool)
-    in_flight = np.zeros(count_reads, dtype=bool)
-    follows: list[int] = [-1] * len(writes)
-    # Reads that no write has answered yet, by key and epoch: misses and hits apart. A write answers a
-    # miss first: of two workers that missed one key, the second's write may come after another's hit.
-    waiting: dict[tuple[int, int], tuple[list[int], list[int]]] = {}
-    written: set[tuple[int, int]] = set()
-    touched: dict[int, int] = {}  # key to the epoch of its first touch
-    window_us = int(FILL_WINDOW_S * 1e6)
-    for at in order:
-        key, epoch = int(keys[at]), int(epochs[at])
-        group = (key, epoch)
-        if not is_write[at]:
-            first_touch[at] = key not in touched
-            in_flight[at] = is_miss[at] and touched.get(key) == epoch and group not in written
-            touched.setdefault(key, epoch)
-            waiting.setdefault(group, ([], []))[0 if is_miss[at] else 1].append(int(at))
-            if not is_miss[at]:
-                written.add(group)  # it was there: a later miss is no longer the first filling
-            continue
-        written.add(group)
-        if not answers[at - count_reads]:
-            continue
-        touched.setdefault(key, epoch)
-        stacks = waiting.setdefault(group, ([], []))
-        for unanswered in stacks if overwrites[at - count_reads] else stacks[:1]:
-            if unanswered and stamps[at] - stamps[unanswered[-1]] <= window_us:
-                read = unanswered.pop()
-                fill_ms[read] = (stamps[at] - stamps[read]) / 1000
-                follows[at - count_reads] = read
-                break
-            unanswered.clear()
+    answering = np.flatnonzero(follows >= 0)
+    fill_ms[follows[answering]] = (stamps[count_reads + answering] - stamps[follows[answering]]) / 1000
     outcomes = reads["outcome"].astype("object").to_numpy()
     watched_us = reads["epoch"].map(ends.astype("int64")).to_numpy() - stamps[:count_reads]
+    window_us = FILL_WINDOW_S * 1e6
     reads = reads.assign(
         fill_ms=fill_ms,
         fill_known=(watched_us >= window_us) | ~np.isnan(fill_ms),
