@@ -84,9 +84,9 @@ def _sharing_keys(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[set[str], 
     """Return the families read, and those written, of which enough keys occur on the other side, too."""
     # By numbers: a look-up of texts among texts costs seconds for a million of them.
     numbers, _ = pd.factorize(pd.concat([reads["key"], writes["key"]], ignore_index=True))
-    sides = np.split(numbers, [len(reads)])
+    read, written = numbers[: len(reads)], numbers[len(reads) :]
     found = []
-    for frame, mine, others in ((reads, *sides), (writes, *reversed(sides))):
+    for frame, mine, others in ((reads, read, written), (writes, written, read)):
         keys = pd.DataFrame({"family": frame["family"].to_numpy(), "key": mine}).drop_duplicates("key")
         met = np.isin(keys["key"], others)
         share = pd.Series(met).groupby(keys["family"].to_numpy()).mean()
