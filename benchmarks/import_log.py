@@ -115,7 +115,8 @@ def main() -> None:
         for name, control in (("import", "grep"), ("regex", "import"), ("diagnose", "import")):
             if name in only and control in only:
                 ratios = [a / b for a, b in zip(seconds[name], seconds[control], strict=True)]
-                print(f"{name} / {control}: median ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+                middle, spread = statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
+                print(f"{name} / {control}: median ratio {middle:.2f} ({spread})")
 
 
 if __name__ == "__main__":

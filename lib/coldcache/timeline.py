@@ -97,11 +97,13 @@ def joined_timeline(case: Case, diagnosis: Diagnosis, *, bin_s: float = 1.0) -> 
     reads = diagnosis.ledger.reads
     place = _places(reads["t"], start, bin_s, count)
     info = case.table("info")
-    if diagnosis.ledger.mode == EXACT:
+    if diagnosis.ledger.knows_outcomes:
         hit = reads["outcome"].eq("hit").to_numpy()
         total = np.bincount(place, minlength=count)
         hits = np.bincount(place, weights=hit, minlength=count)
         useful = np.bincount(place, weights=hit & reads["effective"].to_numpy(), minlength=count)
+        if diagnosis.ledger.mode != EXACT:
+            useful = np.full(count, np.nan)  # single hits are not seen to be used
     else:
         total, hits = _counted_by_info(info, start, bin_s, count)
         useful = np.full(count, np.nan)

@@ -13,7 +13,6 @@ from typing import Any
 
 from coldcache.causes.diagnosis import HEALTHY, Diagnosis
 from coldcache.causes.outcomes import Finding, percent
-from coldcache.replay.ledger import EXACT
 
 MIME = "application/vnd.coldcache.verdict+json"
 _TITLES = {
@@ -96,7 +95,10 @@ def _rates(diagnosis: Diagnosis) -> str:
     ledger = diagnosis.ledger
     if ledger.hit_rate is None:
         return ""
-    boxes = [("hit rate now", f"{ledger.hit_rate:.1%}")]
+    boxes = [("hit rate now" if ledger.basis != "inferred" else "hit rate now, inferred", f"{ledger.hit_rate:.1%}")]
+    low, high = ledger.hit_rate_bounds
+    if ledger.basis == "inferred" and low is not None and high is not None:
+        boxes.append(("within these bounds", f"{low:.0%} – {high:.0%}"))
     if ledger.effective_hit_rate is not None and ledger.effective_hit_rate != ledger.hit_rate:
         boxes.append(("of that really used", f"{ledger.effective_hit_rate:.1%}"))
     if diagnosis.findings:
@@ -108,9 +110,8 @@ def _rates(diagnosis: Diagnosis) -> str:
             )
         if first.memory_bytes:
             boxes.append(("memory kept in the recording", f"{first.memory_bytes / 1e6:.1f} MB"))
-    boxes.append(
-        ("reads, each accounted for" if ledger.mode == EXACT else "reads, outcomes as INFO counts them", f"{ledger.total:,}")
-    )
+    reads = {"exact": "reads, each accounted for", "info": "reads, outcomes as INFO counts them"}
+    boxes.append((reads.get(ledger.basis, "reads, outcomes inferred"), f"{ledger.total:,}"))
     boxes.append(("differ from INFO's count", "unknown" if ledger.residual is None else f"{ledger.residual:,}"))
     cells = "".join(f'<div class="cc-rate"><b>{value}</b><span class="cc-muted">{name}</span></div>' for name, value in boxes)
     return f'<div class="cc-rates">{cells}</div>'

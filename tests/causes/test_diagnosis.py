@@ -353,10 +353,16 @@ def commands_only(items: list) -> list:
     return [item for item in items if not hasattr(item, "event")]
 
 
+def without_info(case: Case) -> Case:
+    """The same case, as if nobody had asked the server."""
+    (case.folder / "server" / "info.parquet").unlink()
+    return open_case(case.folder)
+
+
 def test_commands_alone_never_make_a_verdict_and_say_what_to_record(tmp_path: Path):
     items = commands_only(cache_aside())
     case = case_of_stretches(tmp_path / "c", [Stretch(items=items, start_ms=-1, end_ms=9000, mode="monitor", rise=(120, 30))])
-    diagnosis = diagnose(case)
+    diagnosis = diagnose(without_info(case))
     assert (diagnosis.verdict, diagnosis.findings) == ("insufficient_evidence", ())
     assert "--mode exact" in diagnosis.headline
     # Nothing is ruled out that only outcomes could rule out.
@@ -365,16 +371,34 @@ def test_commands_alone_never_make_a_verdict_and_say_what_to_record(tmp_path: Pa
     jsonschema.validate(found, SCHEMA)
     assert found["misses"] == []
     assert {key: found["reads"][key] for key in ("total", "hits", "misses", "basis", "hit_rate", "residual")} == {
-        "total": 150, "hits": None, "misses": None, "basis": "info", "hit_rate": 0.8, "residual": 0,
+        "total": 150, "hits": None, "misses": None, "basis": "inferred", "hit_rate": None, "residual": None,
     }  # fmt: skip
     assert found["reads"]["effective_hit_rate"] is None
-    assert "outcomes as INFO counts them" in verdict_html(diagnosis)
+    assert found["reads"]["hit_rate_low"] <= 0.8 <= found["reads"]["hit_rate_high"]
+
+
+def test_commands_and_info_are_inferred_well_enough_to_count(tmp_path: Path):
+    items = commands_only(cache_aside())
+    case = case_of_stretches(tmp_path / "c", [Stretch(items=items, start_ms=-1, end_ms=9000, mode="monitor", rise=(120, 30))])
+    diagnosis = diagnose(case)
+    found = diagnosis.to_dict()
+    jsonschema.validate(found, SCHEMA)
+    assert {key: found["reads"][key] for key in ("total", "hits", "misses", "basis", "hit_rate", "residual")} == {
+        "total": 150, "hits": 120, "misses": 30, "basis": "inferred", "hit_rate": 0.8, "residual": 0,
+    }  # fmt: skip
+    assert sum(row["count"] for row in found["misses"]) == 30
+    assert diagnosis.verdict == "healthy"
+    assert "hit rate 80.0%, inferred" in diagnosis.headline
+    assert "reads, outcomes inferred" in verdict_html(diagnosis)
+    assert diagnosis.ledger.reads["outcome_basis"].eq("inferred").all()
 
 
 def test_commands_alone_let_a_mismatch_be_suspected_without_counting_its_misses(tmp_path: Path):
     items = commands_only(cache_aside(write="app2:img"))
     case = case_of_stretches(tmp_path / "c", [Stretch(items=items, start_ms=-1, end_ms=9000, mode="monitor", rise=(0, 150))])
-    diagnosis = diagnose(case)
+    # With INFO all reads missed, and that is known.
+    assert [(found.cause, found.verdict) for found in diagnose(case).findings] == [("key_prefix", "confirmed")]
+    diagnosis = diagnose(without_info(case))
     assert [(found.cause, found.verdict, found.edit) for found in diagnosis.findings] == [
         ("key_prefix", "suspected", "app2 -> app")
     ]

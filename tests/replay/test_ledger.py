@@ -150,15 +150,34 @@ def test_of_key_events_alone_the_misses_are_counted_and_the_hits_are_infos(tmp_p
     assert "effective hit rate  unknown" in str(ledger)
 
 
-def test_of_commands_alone_hits_and_misses_are_not_known(tmp_path: Path):
+def test_of_commands_alone_hits_and_misses_are_not_known_where_info_counts_others(tmp_path: Path):
     items = [line(0, "GET", "a"), line(1, "GET", "b"), line(2, "SET", "b", "v")]
     ledger = miss_ledger(
         case_of_stretches(tmp_path / "c", [Stretch(items=items, start_ms=-1, end_ms=100, mode="monitor", rise=(3, 1))])
     )
-    assert (ledger.basis, ledger.hits, ledger.misses, ledger.total, ledger.residual) == ("info", None, None, 2, 2)
-    assert (ledger.hit_rate, ledger.effective_hit_rate) == (0.75, None)
-    assert ledger.by_family()["hit_rate"].isna().all()
+    assert (ledger.basis, ledger.hits, ledger.misses, ledger.total, ledger.residual) == ("inferred", None, None, 2, 2)
+    assert (ledger.expected, ledger.counted) == (2, 4)
+    assert (ledger.hit_rate, ledger.effective_hit_rate) == (None, None)
+    assert not ledger.knows_outcomes
+    families = ledger.by_family()
+    assert families["hit_rate"].isna().all()
+    assert (families["hit_rate_low"] <= families["hit_rate_high"]).all()
     assert "hits         unknown   INFO 3" in str(ledger)
+    assert "look-ups           2 expected of the commands, INFO counted 4" in str(ledger)
+
+
+def test_of_commands_and_info_outcomes_are_inferred_and_add_up_to_infos(tmp_path: Path):
+    items = [line(0, "GET", "a"), line(1, "GET", "b"), line(2, "SET", "b", "v"), line(3, "GET", "b"), line(4, "GET", "a")]
+    ledger = miss_ledger(
+        case_of_stretches(tmp_path / "c", [Stretch(items=items, start_ms=-1, end_ms=100, mode="monitor", rise=(3, 1))])
+    )
+    assert (ledger.basis, ledger.hits, ledger.misses, ledger.residual) == ("inferred", 3, 1, 0)
+    # The one miss is the read that a write answered.
+    assert ledger.reads.set_index("seq")["outcome"].astype("object").tolist() == ["hit", "miss", "hit", "hit"]
+    assert ledger.reads["fill_ms"].notna().tolist() == [False, True, False, False]
+    low, high = ledger.hit_rate_bounds
+    assert low <= ledger.hit_rate <= high
+    assert ledger.effective_hit_rate is None
 
 
 def test_exact_epochs_are_counted_alone_but_the_others_tell_what_was_touched(tmp_path: Path):

@@ -13,7 +13,7 @@ from coldcache.causes import integrity, key_states, keys, memory, payloads, ttl
 from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Finding, Investigation, NotTestable, RuledOut
 from coldcache.memory.survivors import Survivors
 from coldcache.memory.trends import Trend, trend, unexplained_growth
-from coldcache.replay.ledger import EXACT, MONITOR, Ledger
+from coldcache.replay.ledger import MONITOR, Ledger
 from coldcache.showing import SelfShowing
 
 SCHEMA_VERSION = 1
@@ -31,7 +31,8 @@ _NO_CHECK_YET = "a later version of coldcache: this one has no check for it"
 # RSS minus heap may widen by so much before it is called unexplained.
 _GAP_BYTES = 16 << 20
 _COMMANDS_ONLY = (
-    "This recording holds commands only, so which reads missed is not known: record again with coldcache record --mode exact."
+    "This recording holds commands only, which tell too little of what missed: save INFO before and after such a log, or record "
+    "with coldcache record --mode exact."
 )
 
 
@@ -65,18 +66,20 @@ class Diagnosis(SelfShowing):
     @property
     def headline(self) -> str:
         """The answer in one sentence."""
-        if self.findings and self.ledger.mode == MONITOR:
+        if self.findings and self._commands_only:
             return f"{self.findings[0].summary} {_COMMANDS_ONLY}"
         if self.findings:
             return self.findings[0].summary
         if self.verdict == HEALTHY:
+            inferred = ", inferred" if self.ledger.mode == MONITOR else ""
+            cold = self._missed(key_states.COLD_START)
             return (
-                f"The cache works: hit rate {self.ledger.hit_rate:.1%}, and {self._missed(key_states.COLD_START):,} of the "
-                f"{self.ledger.misses:,} misses are first reads of a key, which no repair can avoid."
+                f"The cache works: hit rate {self.ledger.hit_rate:.1%}{inferred}, and {cold:,} of the {self.ledger.misses:,} "
+                "misses are first reads of a key, which no repair can avoid."
             )
         if self.ledger.total == 0:
             return "There are no reads in this recording, so nothing can be said about the cache."
-        if self.ledger.mode == MONITOR:
+        if self._commands_only:
             return _COMMANDS_ONLY
         if self.ledger.hits == 0:
             return "No read of this recording hit, and no cause stands out: record longer, or a busier hour."
@@ -86,6 +89,10 @@ class Diagnosis(SelfShowing):
             f"{self._missed(key_states.UNJUDGED):,} of the {self.ledger.misses:,} misses cannot be judged: a gap, or the end of "
             "the recording, hides what became of their keys. Record longer, without gaps."
         )
+
+    @property
+    def _commands_only(self) -> bool:
+        return self.ledger.mode == MONITOR and not self.ledger.knows_outcomes
 
     def _missed(self, cause: str) -> int:
         return int(self.misses.loc[self.misses["cause"].eq(cause), "count"].sum())
@@ -122,8 +129,8 @@ class Diagnosis(SelfShowing):
                 "misses": ledger.misses,
                 "basis": ledger.basis,
                 "hit_rate": _round(ledger.hit_rate),
-                "hit_rate_low": _round(ledger.hit_rate),
-                "hit_rate_high": _round(_highest(ledger)),
+                "hit_rate_low": _round(ledger.hit_rate_bounds[0]),
+                "hit_rate_high": _round(ledger.hit_rate_bounds[1]),
                 "effective_hit_rate": _round(ledger.effective_hit_rate),
                 "info_hits": ledger.info_hits,
                 "info_misses": ledger.info_misses,
@@ -224,13 +231,6 @@ def commands_recorded(case: Case) -> int:
     """Return how many commands the case holds: a command with several keys counts once, an event not at all."""
     accesses = case.accesses
     return int(((accesses["arg"].isna() | accesses["arg"].eq(0)) & accesses["command"].notna()).sum())
-
-
-def _highest(ledger: Ledger) -> float | None:
-    """Return the hit rate were every look-up of unknown outcome a hit."""
-    if ledger.mode != EXACT or ledger.hits is None or not ledger.total:
-        return ledger.hit_rate
-    return (ledger.hits + ledger.unknown) / ledger.total
 
 
 def _round(number: float | None, digits: int = 4) -> float | None:

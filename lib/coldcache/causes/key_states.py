@@ -22,7 +22,7 @@ from coldcache.causes.outcomes import (
     RuledOut,
     percent,
 )
-from coldcache.replay.ledger import EXACT, MONITOR, Ledger
+from coldcache.replay.ledger import MONITOR, Ledger
 
 COLD_START = "cold_start"
 # A miss whose reason fell into a gap, or whose fill may have come after the end.
@@ -69,7 +69,7 @@ def baseline_causes(reads: pd.DataFrame, *, filled_elsewhere: set[str]) -> np.nd
 
 def reads_known(ledger: Ledger) -> int:
     """Return the reads that a count of misses is a share of: in ``events`` mode INFO's hits belong to them."""
-    return len(ledger.reads) if ledger.mode == EXACT else ledger.total or len(ledger.reads)
+    return len(ledger.reads) if ledger.knows_outcomes else ledger.total or len(ledger.reads)
 
 
 def noticeable(misses: int, reads: int) -> bool:
@@ -109,7 +109,7 @@ def ruled_out(investigation: Investigation, causes: np.ndarray, unclaimed: np.nd
     """
     reads = reads_known(investigation.ledger)
     left = [(cause, what) for cause, (what, _) in _SAYINGS.items() if cause not in decided and reads]
-    if investigation.ledger.mode == MONITOR:
+    if investigation.ledger.mode == MONITOR and not investigation.ledger.knows_outcomes:
         return [NotTestable(cause, f"the outcome of each read. Record {RECORD_EXACT}") for cause, _ in left]
     if noticeable(unjudged := int((unclaimed & (causes == UNJUDGED)).sum()), reads):
         needs = f"a longer recording without gaps: what became of the keys of {unjudged:,} misses is not known"

@@ -62,8 +62,13 @@ def check_key_mismatch(investigation: Investigation) -> list[Outcome]:
 
 
 def _may_have_missed(investigation: Investigation) -> np.ndarray:
-    """Return the reads that missed; where commands alone were recorded, all of them may have."""
-    return investigation.is_miss | (investigation.ledger.mode == MONITOR)
+    """Return the reads that missed; where that is not known, all of them may have."""
+    return investigation.is_miss | (not _knows(investigation))
+
+
+def _knows(investigation: Investigation) -> bool:
+    """Whether misses are known, by events or by inference."""
+    return investigation.ledger.mode != MONITOR or investigation.ledger.knows_outcomes
 
 
 def _alike(written: str, read: str) -> bool:
@@ -94,7 +99,7 @@ def _finding(
     investigation: Investigation, cause: str, edit: str, pairs: list[MismatchedPair], candidates: np.ndarray
 ) -> Finding | None:
     """Return the finding of one edit, None where its repair would win nothing and so explains no miss."""
-    reads, mode = investigation.ledger.reads, investigation.ledger.mode
+    reads, mode, knows = investigation.ledger.reads, investigation.ledger.mode, _knows(investigation)
     found = np.zeros(len(reads), dtype=bool)
     for pair in pairs:
         found |= _would_have_hit(investigation, pair, candidates)
@@ -104,7 +109,7 @@ def _finding(
     asked, won = int((in_families & candidates).sum()), int(found.sum())
     written, read = edit.split(" -> ")
     weakest = min(pairs, key=agreement)
-    what = "reads" if mode == MONITOR else "misses"
+    what = "misses" if knows else "reads"
     counted = f"{won:,} of the {asked:,} recorded {what} of {_names(pairs)} would have found their value under the other name."
     if mode == EXACT:
         counted = (
@@ -116,7 +121,7 @@ def _finding(
         cause=cause,
         # Two families of unlike names may be two things that an application reads and writes by design;
         # and where no read is known to miss, nothing may be wrong at all.
-        verdict=CONFIRMED if cause == "key_prefix" and mode != MONITOR and _alike(written, read) else SUSPECTED,
+        verdict=CONFIRMED if cause == "key_prefix" and knows and _alike(written, read) else SUSPECTED,
         confidence=agreement(weakest),
         claims=found & investigation.is_miss,
         families=tuple({"reads": pair.reads, "writes": pair.writes} for pair in pairs),

@@ -105,7 +105,7 @@ class _Evidence:
             stamp_us = None if copied else stamp_us
         if stamp_us is None:
             is_first = dump is all_dumps[0][1]
-            stamp_us = start_us if is_first else end_us
+            stamp_us = start_us if is_first else end_us + 1
             self._problem(
                 f"{path.name}: nothing tells when INFO was taken; it is taken for the "
                 f"{'beginning' if is_first else 'end'} of the log"
@@ -116,9 +116,10 @@ class _Evidence:
                     f"{path.name}: INFO was taken {early / 1e6:,.1f} s {what}; it counts look-ups in between "
                     "that the log does not hold"
                 )
-        row = int(np.searchsorted(np.maximum.accumulate(of_node["t_us"].to_numpy()), stamp_us))
-        row = min(row, len(of_node) - 1)
-        seq, epoch = int(of_node["seq"].iloc[row]), int(of_node["epoch"].iloc[row])
+        # Behind the last line before it; that may be the one before the log's first.
+        row = int(np.searchsorted(np.maximum.accumulate(of_node["t_us"].to_numpy()), stamp_us)) - 1
+        epoch = int(of_node["epoch"].iloc[max(row, 0)])
+        seq = int(of_node["seq"].iloc[row]) if row >= 0 else int(of_node["seq"].iloc[0]) - 1
         own = of_node[of_node["info"] & of_node["t_us"].between(stamp_us, stamp_us + _OWN_LINE_US)]
         if len(own):
             seq, epoch = int(own["seq"].iloc[0]), int(own["epoch"].iloc[0])

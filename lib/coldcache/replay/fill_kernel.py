@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+# A write that follows a read of the same key within this time is taken to answer it. Ten times
+# the slowest backend of an image analyzer; the lab's takes 20 ms.
+FILL_WINDOW_S = 5.0
 _NONE = -1
 
 

@@ -15,15 +15,15 @@ import pandas as pd
 from coldcache.case import Case
 from coldcache.commands import STRING_WRITES
 from coldcache.keys.families import key_families
-from coldcache.replay.fill_kernel import answered_reads
+from coldcache.replay.fill_kernel import FILL_WINDOW_S, answered_reads
+from coldcache.replay.inference import KEY_STATES, Inference, infer
 from coldcache.replay.order import positions
 from coldcache.showing import SelfShowing
 
-# A write that follows a read of the same key within this time is taken to answer it. Ten times
-# the slowest backend of an image analyzer; the lab's takes 20 ms.
-FILL_WINDOW_S = 5.0
 EXACT, EVENTS, MONITOR = "exact", "events", "monitor"
 _COUNTERS = ["keyspace_hits", "keyspace_misses"]
+# Inferred outcomes are counted where bounds, or INFO's count and ours, are so close together: "a few per cent".
+_FEW = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -35,13 +35,13 @@ class Ledger(SelfShowing):
     mode : ``exact``, ``events`` or ``monitor``
         How the counted epochs were recorded: the exact ones where there are any, else those of key
         events, else those of commands. Only ``exact`` knows the outcome of every read; in ``events``
-        the reads are the misses, hits are INFO's; in ``monitor`` no read has an outcome.
+        the reads are the misses, hits are INFO's; in ``monitor`` outcomes are inferred.
     windows : pandas.DataFrame, one row per counted epoch, indexed by ``epoch``
         ``node``; ``first``, ``last`` (seq) and ``start``, ``end`` (UTC) of what is counted: from the
-        epoch's first to its last INFO sample.
+        epoch's first to its last INFO sample; of commands alone the whole epoch.
     reads : pandas.DataFrame, one row per look-up that INFO counts, in stream order
         ``t``, ``seq``, ``epoch``, ``node``, ``db``, ``client``, ``command``, ``key``, ``family``,
-        ``lookups``; ``outcome`` hit or miss; ``key_state`` of a miss; ``fill_ms`` time to the write
+        ``lookups``; ``outcome`` hit or miss, null where it is not known; ``key_state`` of a miss; ``fill_ms`` time to the write
         that answered it, NaN without one; ``fill_known``: False where the epoch ended before a fill
         could be missed; ``effective`` for a hit: not followed by a rewrite; ``first_touch``: no
         earlier access of the key in the recording; ``in_flight``: a miss after the key's first read
@@ -52,7 +52,7 @@ class Ledger(SelfShowing):
         read it answers (``hit``, ``miss``), null where it answers none; ``same_value``: the key's
         write before it in the recording stored the same bytes.
     hits, misses : int or None
-        Look-ups in the windows; None where the recording does not tell them.
+        Look-ups in the windows; None where the recording does not tell them. Inferred where `basis` says so.
     unknown : int
         Look-ups recorded whose outcome is not.
     info_hits, info_misses : int or None
@@ -60,6 +60,8 @@ class Ledger(SelfShowing):
     uncounted : int or None
         Look-ups that INFO counted outside the windows: in other epochs, and over gaps that the
         server's counters survived. None without an INFO series.
+    inference : Inference or None
+        Of commands alone: what can be inferred of outcomes, with its bounds.
     """
 
     shown_as: str
@@ -73,11 +75,17 @@ class Ledger(SelfShowing):
     info_hits: int | None
     info_misses: int | None
     uncounted: int | None
+    inference: Inference | None = None
 
     @property
     def basis(self) -> str:
-        """Where the hit rate comes from: ``exact``, from key events for every read, or ``info``."""
-        return "exact" if self.mode == EXACT else "info"
+        """Where the hit rate comes from: ``exact``, from key events for every read; ``info``; or ``inferred``."""
+        return {EXACT: "exact", EVENTS: "info"}.get(self.mode, "inferred")
+
+    @property
+    def knows_outcomes(self) -> bool:
+        """Whether each read is known to be a hit or a miss, or inferred well enough to count them."""
+        return self.mode == EXACT or (self.mode == MONITOR and self.hits is not None)
 
     @property
     def total(self) -> int | None:
@@ -88,11 +96,33 @@ class Ledger(SelfShowing):
 
     @property
     def hit_rate(self) -> float | None:
-        """Hits / reads, 0 to 1; None without reads."""
-        hits, total = self.hits, self.total
-        if self.mode == MONITOR and self.info_hits is not None and self.info_misses is not None:
-            hits, total = self.info_hits, self.info_hits + self.info_misses
-        return hits / total if total and hits is not None else None
+        """Hits / reads, 0 to 1; None without reads, and where outcomes are not known well enough."""
+        return self.hits / self.total if self.total and self.hits is not None else None
+
+    @property
+    def hit_rate_bounds(self) -> tuple[float | None, float | None]:
+        """The lowest and the highest hit rate that the recording allows, 0 to 1."""
+        if not self.total:
+            return None, None
+        if self.inference is not None:
+            return self.inference.hits_low / self.total, self.inference.hits_high / self.total
+        if self.mode != EXACT or self.hits is None:
+            return self.hit_rate, self.hit_rate
+        return self.hit_rate, (self.hits + self.unknown) / self.total
+
+    @property
+    def expected(self) -> int | None:
+        """Look-ups that the recorded commands make, between INFO's samples; None where commands were not recorded."""
+        if self.inference is not None:
+            return self.inference.expected
+        return self.total if self.mode == EXACT else None
+
+    @property
+    def counted(self) -> int | None:
+        """Look-ups that INFO counted in the same stretches; None without INFO."""
+        if self.inference is not None:
+            return self.inference.counted
+        return None if self.info_hits is None or self.info_misses is None else self.info_hits + self.info_misses
 
     @property
     def effective_hit_rate(self) -> float | None:
@@ -108,10 +138,10 @@ class Ledger(SelfShowing):
 
         Hits and misses together; in ``events`` the misses, in ``monitor`` the sum of the two.
         """
+        if self.inference is not None:
+            return None if self.inference.counted is None else abs(self.inference.expected - self.inference.counted)
         if self.info_hits is None or self.info_misses is None:
             return None
-        if self.mode == MONITOR:
-            return abs(self.info_hits + self.info_misses - (self.total or 0))
         return abs(self.info_hits - (self.hits or 0)) + abs(self.info_misses - (self.misses or 0))
 
     def __str__(self) -> str:
@@ -123,15 +153,23 @@ class Ledger(SelfShowing):
                 f"  hits      {_count(self.hits):>10}   INFO {_count(self.info_hits)}",
                 f"  misses    {_count(self.misses):>10}   INFO {_count(self.info_misses)}",
                 f"  residual  {_count(self.residual):>10}",
-                f"  hit rate            {_rate(self.hit_rate)}",
+                *(
+                    [f"  look-ups  {_count(self.expected):>10} expected of the commands, INFO counted {_count(self.counted)}"]
+                    if self.expected is not None
+                    else []
+                ),
+                f"  hit rate            {_rate(self.hit_rate)}{self._between()}",
                 f"  effective hit rate  {_rate(self.effective_hit_rate)}",
             ]
             if self.unknown and self.mode == EXACT:
                 lines.append(f"  caveat    {self.unknown:,} look-ups of OBJECT, whose outcome no event tells")
             if self.mode == EVENTS:
                 lines.append("  caveat    only misses were recorded: the hits are INFO's count")
-            if self.mode == MONITOR:
-                lines.append("  caveat    only commands were recorded: which reads hit is not known, the hit rate is INFO's")
+            if self.inference is not None:
+                lines.append(
+                    "  caveat    only commands were recorded: outcomes are inferred, none is certain but by the key's state"
+                )
+                lines += [f"  caveat    {text}" for text in self.inference.caveats]
         if self.uncounted:
             lines.append(
                 f"  caveat    {self.uncounted:,} look-ups fell into gaps or stretches that were not recorded in full: "
@@ -139,16 +177,21 @@ class Ledger(SelfShowing):
             )
         return "\n".join(lines)
 
+    def _between(self) -> str:
+        low, high = self.hit_rate_bounds
+        return f", between {low:.1%} and {high:.1%}" if self.inference is not None and low is not None else ""
+
     def __repr__(self) -> str:
         return f"<Ledger {self.shown_as}: {_count(self.hits)} hits, {_count(self.misses)} misses, residual {self.residual}>"
 
     def by_family(self) -> pd.DataFrame:
         """Return one row per key family, most reads first: ``reads``, ``hit_rate``,
-        ``effective_hit_rate``, ``filled_share`` of its misses, ``median_fill_ms``.
+        ``effective_hit_rate``, ``filled_share`` of its misses, ``median_fill_ms``; of inferred
+        outcomes also ``hit_rate_low`` and ``hit_rate_high``, which no family's truth lies outside of.
 
         ``reads`` are the recorded ones, in ``events`` mode the misses; the rates are NaN unless
-        every read's outcome is known. Misses whose fill the recording may have missed do not count
-        in ``filled_share``.
+        every read's outcome is known, or inferred. Single hits are seen to be used in ``exact`` only.
+        Misses whose fill the recording may have missed do not count in ``filled_share``.
         """
         miss = self.reads["outcome"].eq("miss")
         reads = self.reads.assign(
@@ -159,16 +202,21 @@ class Ledger(SelfShowing):
         )
         sums = reads.groupby("family", observed=True)[["hit", "judged", "useful", "filled"]].sum()
         count = reads.groupby("family", observed=True).size()
-        known = count if self.mode == EXACT else count * np.nan
+        known = count if self.knows_outcomes else count * np.nan
+        seen = count if self.mode == EXACT else count * np.nan
         table = pd.DataFrame(
             {
                 "reads": count,
                 "hit_rate": sums["hit"] / known,
-                "effective_hit_rate": sums["useful"] / known,
+                "effective_hit_rate": sums["useful"] / seen,
                 "filled_share": (sums["filled"] / sums["judged"]).where(sums["judged"] > 0),
                 "median_fill_ms": reads[reads["filled"]].groupby("family", observed=True)["fill_ms"].median(),
             }
         )
+        if self.inference is not None:
+            bounds = self.inference.families.set_index("family")
+            for bound in ("low", "high"):
+                table[f"hit_rate_{bound}"] = (bounds[f"hits_{bound}"] / bounds["reads"]).reindex(table.index)
         return table.sort_values(["reads", "family"], ascending=[False, True]).reset_index(names="family")
 
 
@@ -194,6 +242,10 @@ def miss_ledger(case: Case) -> Ledger:
     accesses = accesses[inside | ~counted]
     keyed = accesses[accesses["key"].notna()]
     families = key_families(keyed["key"])
+    inference = None
+    if mode == MONITOR:
+        inference = infer(accesses, info=info, config=case.table("config"), families=families)
+        keyed = _with_inferred(accesses, inference)[accesses["key"].notna()]
     keyed = keyed.assign(family=keyed["key"].map(families).astype("str"))
 
     ends = accesses.groupby("epoch")["t"].max()
@@ -211,19 +263,47 @@ def miss_ledger(case: Case) -> Ledger:
         windows=windows,
         reads=reads,
         writes=writes,
-        hits={EXACT: seen_hits, EVENTS: info_hits}.get(mode),
-        misses=None if mode == MONITOR else misses,
+        hits=info_hits if mode == EVENTS else seen_hits if inference is None or settled(inference) else None,
+        misses=misses if inference is None or settled(inference) else None,
         unknown=int(weights[~outcome.isin(["hit", "miss"])].sum()),
         info_hits=info_hits,
         info_misses=info_misses,
         uncounted=_uncounted(info, windows.index),
+        inference=inference,
+    )
+
+
+def settled(inference: Inference) -> bool:
+    """Whether so much is known of inferred outcomes that they may be counted: by INFO, or because little is left to infer."""
+    if not inference.reads:
+        return True
+    if inference.counted:
+        return abs(inference.expected - inference.counted) <= _FEW * inference.counted
+    return inference.hits_high - inference.hits_low <= _FEW * inference.reads
+
+
+def _with_inferred(accesses: pd.DataFrame, inference: Inference) -> pd.DataFrame:
+    """Return the rows with their inferred outcomes, where these are good enough to be counted."""
+    if not settled(inference):
+        return accesses
+    words = np.array(["miss", "hit", None], dtype=object)  # -1, the last one, is no look-up
+    missed = (inference.outcome == 0) & (inference.key_state > 0)
+    columns = {
+        "outcome": words[inference.outcome],
+        "outcome_basis": np.array([inference.basis, None], dtype=object)[(inference.outcome < 0).astype(int)],
+        "key_state": np.array(KEY_STATES, dtype=object)[np.where(missed, inference.key_state, 0)],
+    }
+    columns["key_state"][~missed] = None
+    return accesses.assign(
+        **{name: pd.Series(values, accesses.index, "str").astype("category") for name, values in columns.items()}
     )
 
 
 def _windows(case: Case, info: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Return the best mode that was recorded and its windows: see ``Ledger.windows``.
 
-    An epoch with fewer than two INFO samples is not counted; if there is no other, it is, whole.
+    An epoch with fewer than two INFO samples is not counted; if there is no other, it is, whole. Of commands alone, epochs
+    are counted whole: where INFO's samples lie is the inference's to know.
     """
     nodes = pd.Series({int(epoch["epoch"]): str(epoch["node"]) for epoch in case.epochs}, dtype="str")
     for marks, least in ((info, 2), (case.accesses, 1)):
@@ -233,6 +313,8 @@ def _windows(case: Case, info: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         windows = windows.assign(node=nodes.reindex(windows.index))
         for mode in (EXACT, EVENTS, MONITOR):
             if (found := windows.index.isin(case.epochs_of(mode))).any():
+                if mode == MONITOR and marks is info:
+                    break
                 return mode, windows[found]
     return EXACT, windows.head(0)
 

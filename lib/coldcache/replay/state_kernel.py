@@ -1,0 +1,536 @@
+"""The state of every key through a log of commands without replies, compiled by numba.
+
+A key's state is the interval ``[low, high]`` that holds the moment until which it lives: it is there while
+``t < low``, gone once ``t >= high``, and in between nobody can say. `GONE` and `FOREVER` are the ends of
+time, so ``[GONE, GONE]`` is an absent key, ``[FOREVER, FOREVER]`` one without a time to live, and
+``[GONE, FOREVER]`` one of which nothing is known. Every command is taken through both cases, the key
+present and the key absent; what may come of either is the new interval. `low` leaves evictions aside,
+which have no line; `high` does not.
+
+Semantics: Redis's ``t_string.c``, ``expire.c``, ``db.c``, checked against live servers by the tests.
+"""
+
+# numba infers the types itself, and refuses to compile what does not fit.
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+FOREVER = 1 << 62
+GONE = -FOREVER
+FAR = FOREVER - 1  # a time to live beyond all measure is still one
+# In place of a deadline: a time to live that the server refuses, and one that is past already.
+REFUSED, PAST = -1, -2
+UNBOUNDED = 1 << 40  # evictions of a stretch that nobody counted
+
+# What a command does to the key of the row.
+(
+    NOTHING, STORE, ADD, MAYBE_ADD, REMOVE, GETDEL, MAYBE_REMOVE, EXPIRE, PERSIST, GETEX, FORGET,
+    SOURCE, RESULT, RENAME_FROM, RENAME_TO, COPY_TO, TAKE, GIVE, FLUSH_DB, FLUSH_NODE, EMPTY_NODE, FORGET_NODE,
+) = range(22)  # fmt: skip
+NX, XX, GT, LT, KEEPTTL, GET, PERSISTS, ONLY_IF_NEW = (1 << bit for bit in range(8))
+STRING = 1  # types are numbered from 1; 0 is not known
+# What a write answers: nothing; reads that missed; or, as it replaces the whole value, hits too.
+ANSWERS_NOTHING, ANSWERS_MISSES, ANSWERS_ALL = range(3)
+
+# How much is known of a read, and what the chain of reads it belongs to began with.
+CERTAIN_MISS, CERTAIN_HIT, AT_RISK, OPEN = range(4)  # at risk: there, unless it was evicted
+START, PRESENT, MAYBE, ABSENT = range(4)
+# What a census at the start said of a key.
+NO_CENSUS, CENSUS_ABSENT, CENSUS_PRESENT = range(3)
+NO_HINT, BEFORE_DEADLINE, AFTER_DEADLINE, DEADLINE_KNOWN = range(4)
+# What had become of a key that was missed.
+UNKNOWN, EXPIRED, EVICTED, DELETED, FLUSHED, NEVER_WRITTEN = range(6)
+_CREATES, _PROVES, _FAILS = 1, 2, 4
+_LEAST = 1e-100  # what no chance falls below, so that long chains do not end in 0 / 0
+
+KEY = np.dtype(
+    [
+        ("low", np.int64), ("high", np.int64), ("touched", np.int64), ("epoch", np.int32), ("chain", np.int32),
+        ("proof", np.int32), ("life", np.int32), ("missed", np.int32), ("hit", np.int32),
+        ("type", np.uint8), ("why", np.uint8), ("kind", np.uint8), ("volatile", np.uint8), ("unused", np.int64),
+    ],
+    align=True,
+)  # fmt: skip
+_CACHE_LINE = 64  # bytes: a key is one, so that its row costs one access to memory
+
+
+class Rows(NamedTuple):
+    """One row per key access, in stream order; see `coldcache.replay.inference.AccessRows`."""
+
+    t_us: np.ndarray  # int64
+    seq: np.ndarray  # int64
+    epoch: np.ndarray  # int32
+    node: np.ndarray  # int32
+    scope: np.ndarray  # int32: the database
+    key: np.ndarray  # int32, -1 without
+    effect: np.ndarray  # uint8
+    flags: np.ndarray  # uint8
+    type: np.ndarray  # uint8
+    deadline_us: np.ndarray  # int64
+    lookups: np.ndarray  # uint8
+    arg: np.ndarray  # int32
+    answers: np.ndarray  # uint8
+    window: np.ndarray  # int32
+
+
+class Seen(NamedTuple):
+    """One row per look-up; see `coldcache.replay.inference.Reads`."""
+
+    row: np.ndarray  # int64
+    seen: np.ndarray  # uint8
+    kind: np.ndarray  # uint8
+    hint: np.ndarray  # uint8
+    before: np.ndarray  # int32: the read before it in its chain, -1 at the first
+    life: np.ndarray  # int32: which life of a key may have ended by eviction, -1 without
+    state: np.ndarray  # uint8: what had become of the key, if it was missed
+    gap_us: np.ndarray  # int64: until the write that answered it, -1 without
+
+
+def unknown_keys(count: int) -> np.ndarray:
+    """Return the states of `count` keys that no line has named."""
+    room = np.zeros((count + 1) * _CACHE_LINE, np.uint8)
+    start = -room.ctypes.data % _CACHE_LINE
+    keys = room[start : start + count * _CACHE_LINE].view(KEY)
+    keys["low"], keys["high"], keys["epoch"] = GONE, FOREVER, -1
+    for name in ("chain", "proof", "life", "missed", "hit", "touched"):
+        keys[name] = -1
+    keys["why"] = NEVER_WRITTEN
+    return keys
+
+
+@njit(inline="always")
+def _expires_anew(flags, deadline, low, high, held, slack):
+    """Return the interval of a present key after EXPIRE; whether NX, XX, GT, LT are met may stay open."""
+    if (flags & NX and flags & (XX | GT | LT)) or (flags & GT and flags & LT):
+        return held, high  # the server refuses both together
+    met = 2  # 0 no, 1 perhaps, 2 yes
+    lasting, mortal = low == FOREVER, high < FOREVER
+    if flags & NX:
+        met = 0 if mortal else (2 if lasting else 1)
+    if flags & XX and met:
+        met = 0 if lasting else (2 if mortal else 1)
+    if flags & (GT | LT) and met:
+        asked = GONE if deadline == PAST else deadline
+        earlier, later = asked < held - slack, asked > high + slack
+        if flags & GT:
+            met = 0 if lasting or earlier else (met if mortal and later else 1)
+        else:
+            met = met if lasting or earlier else (0 if mortal and later else 1)
+    after = GONE if deadline == PAST else deadline
+    if met == 2:
+        return after, after
+    if met == 1:
+        return min(held, after), max(high, after)
+    return held, high
+
+
+@njit(inline="always")
+def _step(effect, flags, kind, deadline, low, high, had, t, slack, evictable):
+    """Take one key through one command: its new (low, high, type, what happened)."""
+    there = low > t + slack
+    may = high > t - slack
+    held = max(low, t)
+    happened = 0
+    made = had
+    there_low, there_high, else_low, else_high = held, high, GONE, GONE
+    if effect == STORE:
+        if deadline == REFUSED or (flags & NX and flags & XX) or (flags & KEEPTTL and deadline != FOREVER):
+            return low, high, had, _FAILS
+        if flags & GET and may and had not in (0, STRING) and there and not evictable:
+            return low, high, had, _FAILS  # WRONGTYPE
+        after = GONE if deadline == PAST else deadline
+        else_low = else_high = after
+        there_low = there_high = after
+        made = kind
+        if flags & KEEPTTL:
+            there_low, there_high = held, high
+        if flags & NX:
+            there_low, there_high = held, high
+            made = kind if not may or had == kind else (had if there and not evictable else 0)
+            if there and not evictable:
+                happened = _FAILS
+        if flags & XX:
+            else_low = else_high = GONE
+            if not may:
+                happened = _FAILS
+        doubtful = flags & GET and may and had != STRING
+        # Until 6.2 the server refuses NX with GET.
+        doubtful = doubtful or (flags & NX and flags & GET) or flags & ONLY_IF_NEW
+        if doubtful:
+            there_low, there_high = min(there_low, held), max(there_high, high)
+            made = had if had == kind else 0
+            if flags & NX or flags & ONLY_IF_NEW:
+                else_low = GONE
+        if deadline != PAST and not flags & XX:
+            happened |= _CREATES
+            # Written or still there: either way it is there now.
+            if not (flags & (NX | ONLY_IF_NEW) and doubtful):
+                happened |= _PROVES
+    elif effect in (ADD, MAYBE_ADD):
+        if had not in (0, kind) and there and not evictable:
+            return low, high, had, _FAILS  # WRONGTYPE
+        else_low, else_high = FOREVER if effect == ADD else GONE, FOREVER
+        made = kind if not may or had == kind else (had if there and not evictable else 0)
+        happened = _CREATES | (_PROVES if effect == ADD else 0)
+    elif effect == REMOVE:
+        there_low = there_high = GONE
+    elif effect == GETDEL:
+        if had in (0, STRING):
+            there_low = GONE
+        if had == STRING:
+            there_high = GONE
+    elif effect in (MAYBE_REMOVE, TAKE):
+        if kind == 0 or had in (0, kind):
+            there_low = GONE
+    elif effect == EXPIRE:
+        if deadline == REFUSED:
+            return low, high, had, _FAILS
+        there_low, there_high = _expires_anew(flags, deadline, low, high, held, slack)
+    elif effect == PERSIST:
+        there_low = there_high = FOREVER
+    elif effect == GETEX:
+        if deadline == REFUSED or had not in (0, STRING):
+            return low, high, had, _FAILS
+        if deadline != FOREVER:
+            after = GONE if deadline == PAST else deadline
+            there_low, there_high = after, after
+            if had == 0:
+                there_low, there_high = min(held, after), max(high, after)
+        elif flags & PERSISTS and had == STRING:
+            there_low = there_high = FOREVER
+        else:
+            there_high = FOREVER  # PERSIST may have been asked for
+    elif effect == FORGET:
+        there_low, there_high, else_low, else_high = GONE, FOREVER, GONE, FOREVER
+        made, happened = 0, _CREATES
+    else:
+        return low, high, had, 0
+    if not may:
+        return else_low, else_high, made, happened
+    new_low = there_low if there else min(there_low, else_low)
+    new_high = max(there_high, else_high) if evictable or not there else there_high
+    return new_low, new_high, made, happened
+
+
+@njit(inline="always")
+def _refresh(k, epoch, first_epoch, began, window, census, scope_row, scope_t, node_row, node_t, node_empty, forgot, slack):
+    """Bring a key's state up to date with the epochs, flushes and the like since it was last named."""
+    if k.epoch != epoch:
+        k.low, k.high, k.type = GONE, FOREVER, 0
+        k.why = NEVER_WRITTEN if k.epoch == -1 and first_epoch else UNKNOWN
+        k.kind, k.chain, k.life, k.proof, k.missed, k.hit, k.volatile = START, -1, -1, window, -1, -1, 1
+        k.epoch, k.touched = epoch, began - 1
+        if first_epoch and census == CENSUS_ABSENT:
+            k.low, k.high, k.kind = GONE, GONE, ABSENT
+        elif first_epoch and census == CENSUS_PRESENT:
+            k.kind = PRESENT
+    row, at, empty = scope_row, scope_t, False
+    if node_row > row:
+        row, at, empty = node_row, node_t, node_empty
+    if forgot > k.touched and forgot > row:
+        k.low, k.high, k.type, k.why = GONE, FOREVER, 0, UNKNOWN
+        k.kind, k.chain = MAYBE, -1
+    elif row > k.touched:
+        if k.high != GONE:
+            if k.high <= at - slack:
+                k.why = EXPIRED
+            elif k.why != NEVER_WRITTEN or k.kind != START or k.chain >= 0:
+                k.why = UNKNOWN if empty else FLUSHED
+            k.chain = -1
+        k.low = k.high = GONE
+        k.kind, k.life = ABSENT, -1
+
+
+@njit(inline="always")
+def _evictable(k, window, evicted_before, evicted_after, volatile_only):
+    """Return how many evictions fell between the last proof of the key and now; 0 if none could be its own."""
+    if volatile_only[window] and not k.volatile:
+        return 0
+    return evicted_after[window] - evicted_before[k.proof]
+
+
+@njit(inline="always")
+def _take_read(k, t, slack, risk, read, out):
+    """Judge one read by its key's state, and chain it to those before it."""
+    there = k.low > t + slack
+    before = -1
+    out.life[read] = -1
+    out.hint[read] = NO_HINT
+    if k.high <= t - slack:
+        seen = CERTAIN_MISS
+        if k.high != GONE:
+            k.why = EXPIRED
+        state = k.why
+        if k.kind == ABSENT:
+            before = k.chain
+        k.kind = ABSENT
+    elif there and risk == 0:
+        seen, state = CERTAIN_HIT, UNKNOWN
+        k.kind = PRESENT
+    else:
+        seen, state = OPEN, k.why if k.kind == START else UNKNOWN
+        if k.kind == ABSENT:
+            k.kind = MAYBE
+        else:
+            before = k.chain
+        if there:
+            seen, state = AT_RISK, EVICTED
+        elif k.low == k.high:
+            out.hint[read] = BEFORE_DEADLINE if t < k.low else AFTER_DEADLINE
+            state = EXPIRED
+        elif k.high < FOREVER:
+            out.hint[read] = DEADLINE_KNOWN
+    out.seen[read], out.kind[read], out.before[read], out.state[read] = seen, k.kind, before, state
+    k.chain = -1 if seen == CERTAIN_HIT else read
+
+
+@njit(inline="always")
+def _answer(k, t, fill_window, all_reads, rows_t, below, out):
+    """Let a write answer the latest unanswered read of its key: one that may have missed, else a hit."""
+    for turn in range(2 if all_reads else 1):
+        read = k.missed if turn == 0 else k.hit
+        if read >= 0 and t - rows_t[out.row[read]] <= fill_window:
+            out.gap_us[read] = max(t - rows_t[out.row[read]], 0)
+            if turn == 0:
+                k.missed = below[read]
+            else:
+                k.hit = below[read]
+            return
+        if turn == 0:
+            k.missed = -1
+        else:
+            k.hit = -1
+
+
+@njit(inline="always")
+def _hand_over(s, k, renames, only_if_new, t, slack, s_risk):
+    """Give what a key `s`, which may be there, holds to the target `k` of RENAME, RENAMENX or COPY.
+
+    COPY may go to another database, or find its target taken: the target may stay as it was.
+    """
+    there, taken, free = s.low > t + slack, k.low > t + slack, k.high <= t - slack
+    low = max(s.low, t) if there else GONE
+    high = s.high
+    sure = there and renames and (free or not only_if_new)
+    if not sure:
+        if not (renames and taken):
+            low = min(low, k.low)
+        elif there:
+            low = min(low, max(k.low, t))
+    if not sure or s_risk > 0:
+        high = max(high, k.high)
+    k.type = s.type if sure or s.type == k.type else 0
+    k.proof = s.proof if sure else min(s.proof, k.proof)
+    k.volatile = s.volatile if sure else 1
+    k.low, k.high, k.life, k.chain = low, high, -1, -1
+    k.kind = PRESENT if low > t + slack else MAYBE
+    if renames:
+        s.low = GONE
+        if free or not only_if_new:
+            s.high, s.why = GONE, DELETED
+        s.kind = ABSENT if s.high == GONE else MAYBE
+        s.chain = s.life = -1
+
+
+@njit(nogil=True, cache=True)
+def trace(rows, keys, census, scopes, nodes, slack, fill_window, evicted_before, evicted_after, volatile_only, out):
+    """Follow every key through the log; fill `out`; return how many reads and lives there are.
+
+    `keys` are `unknown_keys`; `census`: what one at the start said of each; `scopes`, `nodes`: how many
+    databases and servers; `evicted_before`, `evicted_after`: evictions counted up to the start and end of each window.
+    """
+    count = len(rows.t_us)
+    below = np.empty(len(out.row), np.int32)
+    scope_row, scope_t = np.full(scopes, -1, np.int64), np.zeros(scopes, np.int64)
+    node_row, node_t = np.full(nodes, -1, np.int64), np.zeros(nodes, np.int64)
+    node_empty, forgot = np.zeros(nodes, np.bool_), np.full(nodes, -1, np.int64)
+    node_epoch, first_epoch, began = np.full(nodes, -1, np.int32), np.ones(nodes, np.bool_), np.zeros(nodes, np.int64)
+    first_window = np.zeros(nodes, np.int32)
+    reads = lives = 0
+    swept = np.int64(0)  # the last row that changed the state of keys that it does not name
+    evicting = len(evicted_after) > 0 and evicted_after[-1] > 0
+    # The sources of the command at hand.
+    command, sources, all_absent, source, source_effect = np.int64(-1), 0, True, np.int32(-1), 0
+    for i in range(count):
+        t, node, epoch, effect, window = rows.t_us[i], rows.node[i], rows.epoch[i], np.int64(rows.effect[i]), rows.window[i]
+        if node_epoch[node] != epoch:
+            first_epoch[node] = node_epoch[node] == -1
+            node_epoch[node], began[node], first_window[node] = epoch, i, window
+            node_row[node] = forgot[node] = -1
+            swept = i
+        if rows.seq[i] != command:
+            if source >= 0 and source_effect == RENAME_FROM:
+                # Its target is in another part of the log.
+                keys[source].low, keys[source].kind, keys[source].chain = GONE, MAYBE, -1
+            command, sources, all_absent, source = rows.seq[i], 0, True, np.int32(-1)
+        if effect >= FLUSH_DB:
+            swept = i
+            if effect == FLUSH_DB:
+                scope_row[rows.scope[i]], scope_t[rows.scope[i]] = i, t
+            elif effect == FORGET_NODE:
+                forgot[node] = i
+            else:
+                node_row[node], node_t[node], node_empty[node] = i, t, effect == EMPTY_NODE
+            continue
+        if rows.key[i] < 0:
+            continue
+        k = keys[rows.key[i]]
+        scope = rows.scope[i]
+        if k.touched < swept:
+            _refresh(
+                k, epoch, first_epoch[node], began[node], first_window[node], census[rows.key[i]],
+                scope_row[scope], scope_t[scope], node_row[node], node_t[node], node_empty[node], forgot[node], slack,
+            )  # fmt: skip
+        k.touched = i
+        risk = _evictable(k, window, evicted_before, evicted_after, volatile_only) if evicting else 0
+        if rows.lookups[i] > 0:
+            out.row[reads] = i
+            out.gap_us[reads] = -1
+            _take_read(k, t, slack, risk, reads, out)
+            if out.seen[reads] == AT_RISK and risk < UNBOUNDED:
+                if k.life < 0:
+                    k.life = lives
+                    lives += 1
+                out.life[reads] = k.life
+            if out.seen[reads] in (CERTAIN_HIT, AT_RISK):
+                below[reads], k.hit = k.hit, reads
+            else:
+                below[reads], k.missed = k.missed, reads
+            reads += 1
+        if effect == NOTHING:
+            continue
+        absent = k.high <= t - slack
+        if effect in (SOURCE, RENAME_FROM, TAKE):
+            sources += 1
+            all_absent = all_absent and absent
+            if sources == 1:
+                source, source_effect = rows.key[i], effect
+        if effect in (SOURCE, RENAME_FROM):
+            continue
+        flags, kind, deadline = np.int64(rows.flags[i]), np.int64(rows.type[i]), rows.deadline_us[i]
+        if effect in (RENAME_TO, COPY_TO, RESULT, GIVE):
+            known = source >= 0 and (effect != RESULT or sources == rows.arg[i])
+            origin = source
+            if effect == RENAME_TO:
+                source = np.int32(-1)
+            if known and all_absent and effect != RESULT:
+                continue  # there was nothing to rename, copy or move
+            if known and origin == rows.key[i] and effect != RESULT:
+                continue  # onto itself
+            if known and effect in (RENAME_TO, COPY_TO):
+                s_risk = _evictable(keys[origin], window, evicted_before, evicted_after, volatile_only)
+                _hand_over(keys[origin], k, effect == RENAME_TO, flags & ONLY_IF_NEW, t, slack, s_risk)
+                continue
+            effect = MAYBE_ADD if known and effect == GIVE else REMOVE if known and all_absent else FORGET
+        low, high, made, happened = _step(effect, flags, kind, deadline, k.low, k.high, np.int64(k.type), t, slack, risk > 0)
+        if not absent:
+            if high == GONE:
+                k.why = EXPIRED if effect == STORE else DELETED
+        elif k.high != GONE:
+            k.why = EXPIRED
+        if high == GONE:
+            if k.kind != ABSENT:
+                k.chain = -1
+            k.kind, k.life = ABSENT, -1
+        elif not happened & _FAILS and happened & _CREATES:
+            k.chain = -1
+            k.kind = PRESENT if low > t + slack else MAYBE
+        elif k.low > t + slack and low <= t + slack:
+            k.chain, k.kind = -1, MAYBE
+        k.low, k.high, k.type = low, high, made
+        if happened & _PROVES:
+            k.proof, k.life, k.volatile = window, -1, 0
+        if low < FOREVER or high < FOREVER:
+            k.volatile = 1
+        if rows.answers[i] != ANSWERS_NOTHING and not happened & _FAILS:
+            _answer(k, t, fill_window, rows.answers[i] == ANSWERS_ALL, rows.t_us, below, out)
+    return reads, lives
+
+
+@njit(nogil=True, cache=True)
+def posterior(before, kind, fade, family, answered, present, p_fill, p_rewrite, never, state, share, stats):
+    """Forward and backward through the chains: each read's chance of a hit, and the counts for the next estimate.
+
+    A chain is the reads of a key between two writes that could create it: hits first, then misses, for
+    what is gone stays gone. Three states: there, absent, and absent without ever being filled.
+
+    before : the read before it in its chain, -1 at the first
+    kind : what the chain began with (START …)
+    fade : chance that the key went between the read before and this one
+    answered : 1 by a write, 0 not, 2 not to be told
+    present, p_fill, p_rewrite, never : by family; see `coldcache.replay.inference`
+    state : float64 (reads, 3), scratch, becomes the posterior
+    share : float64 (reads, 3), scratch
+    stats : float64 (families, 8), added to: chains begun, present; absent chains, never filled; misses, answered;
+        chances to go, gone
+    """
+    count = len(before)
+    for i in range(count):
+        f = family[i]
+        at = before[i]
+        if at >= 0:
+            here, gone, null = state[at, 0], state[at, 1], state[at, 2]
+        elif kind[i] == START:
+            here, gone, null = present[f], (1 - present[f]) * (1 - never[f]), (1 - present[f]) * never[f]
+        elif kind[i] == ABSENT:
+            here, gone, null = 0.0, 1 - never[f], never[f]
+        elif kind[i] == PRESENT:
+            here, gone, null = 1.0, 0.0, 0.0
+        else:
+            here, gone, null = 0.7, 0.3, 0.0
+        gone += here * fade[i]
+        here *= 1 - fade[i]
+        if answered[i] == 1:
+            here *= p_rewrite[f]
+            gone *= p_fill[f]
+            null *= 1e-4
+        elif answered[i] == 0:
+            here *= 1 - p_rewrite[f]
+            gone *= 1 - p_fill[f]
+            null *= 1 - p_rewrite[f]  # as for what is there: from silence alone the two cannot be told
+        total = here + gone + null
+        state[i, 0], state[i, 1], state[i, 2] = max(here / total, _LEAST), max(gone / total, _LEAST), max(null / total, _LEAST)
+        share[i, 0] = share[i, 1] = share[i, 2] = 1.0
+    for i in range(count - 1, -1, -1):
+        f = family[i]
+        at = before[i]
+        # What the reads after it say, times this one's own answer: handed to the read before.
+        here, gone, null = share[i, 0], share[i, 1], share[i, 2]
+        a, b, c = state[i, 0] * here, state[i, 1] * gone, state[i, 2] * null
+        total = a + b + c
+        a, b, c = a / total, b / total, c / total
+        state[i, 0], state[i, 1], state[i, 2] = a, b, c
+        if answered[i] == 1:
+            here *= p_rewrite[f]
+            gone *= p_fill[f]
+            null *= 1e-4
+        elif answered[i] == 0:
+            here *= 1 - p_rewrite[f]
+            gone *= 1 - p_fill[f]
+            null *= 1 - p_rewrite[f]  # as for what is there: from silence alone the two cannot be told
+        if answered[i] != 2:
+            stats[f, 4] += b
+            stats[f, 5] += b if answered[i] == 1 else 0.0
+        if at >= 0:
+            top = max(here, gone, null)
+            share[at, 0] = max(((1 - fade[i]) * here + fade[i] * gone) / top, _LEAST)
+            share[at, 1], share[at, 2] = max(gone / top, _LEAST), max(null / top, _LEAST)
+        elif kind[i] == START:
+            stats[f, 0] += 1
+            lost = present[f] * fade[i]
+            stats[f, 1] += a + b * lost / (lost + (1 - present[f]) * (1 - never[f]))
+        elif kind[i] == ABSENT:
+            stats[f, 2] += 1
+            stats[f, 3] += c
+        if kind[i] != ABSENT:
+            stats[f, 6] += a
+    for i in range(count):
+        if before[i] >= 0 and kind[i] != ABSENT:
+            # Between two reads that are there and not, it went.
+            stats[family[i], 7] += max(state[before[i], 0] - state[i, 0], 0.0)
+        elif kind[i] == PRESENT:
+            stats[family[i], 7] += 1 - state[i, 0]
