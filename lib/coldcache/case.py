@@ -187,11 +187,13 @@ class Case(SelfShowing):
         return self.folder / table.path
 
     def __str__(self) -> str:
-        seconds = (self.end - self.start).total_seconds()
+        # Not by way of pandas, whose start takes longer than telling this.
+        start, end = (datetime.fromisoformat(self.meta["span"][edge]) for edge in ("start", "end"))
+        seconds = (end - start).total_seconds()
         server = self.server
         nodes = f", {len(self.meta['servers'])} nodes" if len(self.meta["servers"]) > 1 else ""
         lines = [
-            f"Case {self.shown_as}: {self.start:%Y-%m-%d %H:%M:%S} UTC, {seconds:.0f} s, {self.modes} recording",
+            f"Case {self.shown_as}: {start:%Y-%m-%d %H:%M:%S} UTC, {seconds:.0f} s, {self.modes} recording",
             f"  server    {server['software']} {server['version']}".rstrip() + nodes,
         ]
         rows = self.meta["rows"]

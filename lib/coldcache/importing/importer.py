@@ -28,7 +28,8 @@ from coldcache.case import Case, count_rows, iso_us, new_case_folder, open_case,
 from coldcache.errors import ImportFailedError, NotALogError
 from coldcache.importing.blocks import Block, LogFile
 from coldcache.importing.options import ImportOptions
-from coldcache.importing.order import MOST_CLOCK_STEPS, Epoch, LineOrder
+from coldcache.importing.order import MOST_CLOCK_STEPS, Epoch, LineOrder, Placed
+from coldcache.sources.arrays import column, labels, numbers, texts
 from coldcache.sources.dialects import Dialect, named
 from coldcache.sources.log import LogParser
 from coldcache.sources.sniffing import SAMPLE_BYTES, sniff
@@ -43,6 +44,7 @@ _SHAPE = bytes(
 # What logrotate and its like put behind a name: the files are one log's.
 _ROTATED = re.compile(r"(?:[.-]\d+)?(?:\.(?:gz|zst|bz2))?\Z")
 _STAMP = re.compile(rb"^\+?(\d{1,12})\.(\d{6})", re.MULTILINE)
+_Ints = npt.NDArray[np.int64]
 _NEW_LINE = 10
 _MOST_THREADS = 8
 # Times and line numbers rise by little, labels repeat. A dictionary of keys would cost five times what they cost.
@@ -173,7 +175,7 @@ class _Importer:
             for table in parsed.accesses:
                 if len(writing) > threads:
                     writing.popleft().result()
-                writing.append(pool.submit(self._write, order.complete(table), self._parts))
+                writing.append(pool.submit(self._write, order.place(table), self._parts))
                 self._parts += 1
             self._keep_rejected(parsed.rejected, log, order.next_seq - begins_at)
             order.advance(parsed.lines)
@@ -201,13 +203,13 @@ class _Importer:
     def _keep_rejected(self, rejected: pa.Table, log: _Log, first_line: int) -> None:
         if not len(rejected):
             return
-        name = pa.array([log.file.name] * len(rejected)).dictionary_encode()
-        line = pa.array(np.asarray(rejected.column("line")) + first_line + 1)
+        name = labels(np.zeros(len(rejected), np.int32), texts([log.file.name]))
+        line = column(numbers(rejected.column("line").chunk(0)) + first_line + 1)
         self._rejected.append(rejected.set_column(0, "line", line).add_column(0, "log", name))
 
-    def _write(self, table: pa.Table, part: int) -> None:
+    def _write(self, placed: Placed, part: int) -> None:
         path = self.folder / schema.ACCESSES.path / f"part-{part:06d}.parquet"
-        table = table.cast(schema.ACCESSES.arrow())
+        table = placed.complete().cast(schema.ACCESSES.arrow())
         with os.fdopen(private_file(path), "wb") as file:
             pq.write_table(table, file, **_PARQUET)
 
@@ -280,7 +282,8 @@ def _rewritten(data: npt.NDArray[np.uint8], dialect: Dialect) -> npt.NDArray[np.
 def _parse(block: Block, data: npt.NDArray[np.uint8], parsers: queue.SimpleQueue[LogParser]) -> _Parsed:
     """Parse a block; `data` are its lines in the form of ``redis-cli``."""
     if block.too_long:
-        return _Parsed([], _rejected_lines([0], [block.offset], [block.too_long], [TOO_LONG], [""]), 0, 1)
+        line, offset, size = (np.array([value]) for value in (0, block.offset, block.too_long))
+        return _Parsed([], _rejected_lines(line, offset, size, labels(np.zeros(1), texts([TOO_LONG])), [""]), 0, 1)
     parser = parsers.get()
     try:
         batches = list(parser.batches(data))
@@ -295,7 +298,7 @@ def _parse(block: Block, data: npt.NDArray[np.uint8], parsers: queue.SimpleQueue
 
 def _located(rejected: pa.Table, block: Block) -> pa.Table:
     """Return rejected lines with their places and shapes in the log itself, whatever its dialect."""
-    lines = np.asarray(rejected.column("line"))
+    lines = numbers(rejected.column("line").chunk(0))
     ends = np.flatnonzero(block.data == _NEW_LINE)
     begins = np.concatenate(([0], ends + 1))[lines]
     sizes = np.append(ends, len(block.data))[lines] - begins
@@ -304,17 +307,17 @@ def _located(rejected: pa.Table, block: Block) -> pa.Table:
         bytes(raw[begin : begin + min(size, _SHAPE_BYTES)]).translate(_SHAPE).decode()
         for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True)
     ]
-    return _rejected_lines(lines, begins + block.offset, sizes, rejected.column("reason"), shapes)
+    return _rejected_lines(lines, begins + block.offset, sizes, rejected.column("reason").chunk(0), shapes)
 
 
-def _rejected_lines(lines: Any, offsets: Any, sizes: Any, reasons: Any, shapes: list[str]) -> pa.Table:
+def _rejected_lines(lines: _Ints, offsets: _Ints, sizes: _Ints, reasons: pa.Array, shapes: list[str]) -> pa.Table:
     return pa.table(
         {
-            "line": pa.array(lines, pa.int64()),
-            "offset": pa.array(offsets, pa.int64()),
-            "size_bytes": pa.array(sizes, pa.int64()),
-            "reason": reasons if isinstance(reasons, pa.ChunkedArray) else pa.array(reasons).dictionary_encode(),
-            "shape": pa.array(shapes, pa.string()),
+            "line": column(lines),
+            "offset": column(offsets),
+            "size_bytes": column(sizes),
+            "reason": reasons,
+            "shape": texts(shapes),
         }
     )
 

@@ -1,4 +1,7 @@
-"""What a log's lines mean only after those before them: their numbers, transactions, and clocks that were set."""
+"""What a log's lines mean only after those before them: their numbers, transactions, and clocks that were set.
+
+A batch is placed when its turn comes, which is quick, and completed by whichever thread writes it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from coldcache import schema
+from coldcache.sources.arrays import column, labels, numbers, texts
 from coldcache.sources.log_kernel import in_transactions
 
 # A step back by more than this is no jitter between the lines of a pipeline: the clock was set.
@@ -30,8 +34,40 @@ class Epoch:
     stepped_us: int = 0  # by how much the clock was set before it; 0 where it was not
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """A batch and what its place in the log adds to it.
+
+    accesses : rows without these
+    first_seq : number of the block's first line in the case
+    node : whose log it is
+    epochs : epoch of each row
+    in_multi : which rows ran inside MULTI … EXEC; None: none of them
+    """
+
+    accesses: pa.Table
+    first_seq: int
+    node: str
+    epochs: npt.NDArray[np.int32]
+    in_multi: npt.NDArray[np.bool_] | None
+
+    def complete(self) -> pa.Table:
+        """Return the rows with all columns of ``schema.ACCESSES``; ``seq`` counts from the case's beginning."""
+        columns = {name: self.accesses.column(name).chunk(0) for name in self.accesses.column_names}
+        rows = len(self.accesses)
+        inside = np.zeros(rows, np.bool_) if self.in_multi is None else self.in_multi
+        columns |= {
+            "seq": column(numbers(columns["seq"]) + self.first_seq),
+            "epoch": column(self.epochs),
+            "node": labels(np.zeros(rows, np.int32), texts([self.node])),
+            "in_multi": column(inside),
+        }
+        columns |= {name: pa.nulls(rows, schema.ACCESSES.arrow().field(name).type) for name in _FROM_EVENTS}
+        return pa.table({declared.name: columns[declared.name] for declared in schema.ACCESSES.columns})
+
+
 class LineOrder:
-    """Completes the batches of one log, which must come in order.
+    """Places the batches of one log, which must come in order.
 
     Attributes
     ----------
@@ -52,23 +88,10 @@ class LineOrder:
         self._open: frozenset[str] = frozenset()
         self.steps = 0
 
-    def complete(self, accesses: pa.Table) -> pa.Table:
-        """Return a batch's rows with all columns of ``schema.ACCESSES``; ``seq`` counts from the case's beginning.
-
-        Call `advance` behind the last batch of a block, whose lines are numbered from 0.
-        """
-        columns = {name: accesses.column(name).chunk(0) for name in accesses.column_names}
-        stamps = np.asarray(columns["t"].cast(pa.int64()))
-        rows = len(stamps)
-        node = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([self._node]))
-        columns |= {
-            "seq": pa.array(np.asarray(columns["seq"]) + self.next_seq),
-            "epoch": pa.array(self._epochs_of(stamps)),
-            "node": node,
-            "in_multi": pa.array(self._in_multi(columns["client"], columns["command"])),
-        }
-        columns |= {name: pa.nulls(rows, schema.ACCESSES.arrow().field(name).type) for name in _FROM_EVENTS}
-        return pa.table({column.name: columns[column.name] for column in schema.ACCESSES.columns})
+    def place(self, accesses: pa.Table) -> Placed:
+        """Return a batch in its place. Call `advance` behind the last batch of a block, whose lines are numbered from 0."""
+        t, client, command = (accesses.column(name).chunk(0) for name in ("t", "client", "command"))
+        return Placed(accesses, self.next_seq, self._node, self._epochs_of(numbers(t)), self._in_multi(client, command))
 
     def advance(self, lines: int) -> None:
         """Go on behind so many lines."""
@@ -98,13 +121,14 @@ class LineOrder:
     def _begin(self, stamp_us: int, stepped_us: int = 0) -> None:
         self.epochs.append(Epoch(self._first_epoch + len(self.epochs), self._node, stamp_us, stamp_us, stepped_us))
 
-    def _in_multi(self, clients: pa.DictionaryArray, commands: pa.DictionaryArray) -> npt.NDArray[np.bool_]:
+    def _in_multi(self, clients: pa.DictionaryArray, commands: pa.DictionaryArray) -> npt.NDArray[np.bool_] | None:
         verbs = np.array([_VERBS.get(name, 0) for name in commands.dictionary.to_pylist()], np.uint8)
-        verb = verbs[np.asarray(commands.indices)]
+        verb = verbs[numbers(commands.indices)]
+        if not self._open and not verb.any():
+            return None
         inside = np.zeros(len(verb), np.bool_)
-        if self._open or verb.any():
-            names = clients.dictionary.to_pylist()
-            open_now = np.array([name in self._open for name in names], np.bool_)
-            in_transactions(np.asarray(clients.indices.fill_null(-1)), verb, open_now, inside)
-            self._open = (self._open - set(names)) | {name for name, is_open in zip(names, open_now, strict=True) if is_open}
+        names = clients.dictionary.to_pylist()
+        open_now = np.array([name in self._open for name in names], np.bool_)
+        in_transactions(numbers(clients.indices), verb, open_now, inside)
+        self._open = (self._open - set(names)) | {name for name, is_open in zip(names, open_now, strict=True) if is_open}
         return inside

@@ -21,6 +21,7 @@ from coldcache.commands import CONTAINERS, COUNTED_FROM_7, Rule, rules
 from coldcache.payload_kernel import FORMATS, UNDECIDED, classify_all
 from coldcache.payloads import payload_format
 from coldcache.sources import log_kernel as kernel
+from coldcache.sources.arrays import column, labels, texts
 from coldcache.sources.monitor import unescape
 
 _ROWS = 1 << 19
@@ -68,9 +69,9 @@ def _commands() -> kernel.Commands:
     rows = np.zeros((len(names), len(kernel.RULE)), np.int64)
     for number, (name, rule) in enumerate(zip(names, table, strict=True)):
         known = {**asdict(rule), "container": name in CONTAINERS}
-        for column, words in (("op", _OPS), ("target_op", _OPS), ("ttl_form", kernel.TTL_FORMS)):
-            known[column] = words.index(known[column] or words[0])
-        rows[number] = [known[column] for column in kernel.RULE]
+        for field, words in (("op", _OPS), ("target_op", _OPS), ("ttl_form", kernel.TTL_FORMS)):
+            known[field] = words.index(known[field] or words[0])
+        rows[number] = [known[field] for field in kernel.RULE]
     return kernel.Commands(numbered, text, rows)
 
 
@@ -149,19 +150,19 @@ class LogParser:
         numbers = np.array([*range(len(_command_names())), *(names.index(name) for name in others)], np.int32)
         written = got.value_bytes >= 0
         columns = {
-            "t": pa.array(got.stamp_us.copy()).cast(pa.timestamp("us")).cast(schema.TIME),
-            "seq": pa.array(got.line.copy()),
-            "db": pa.array(got.db.copy(), mask=got.db < 0),
-            "client": _label(got.client, client_names),
-            "command": _label(numbers[got.command], pa.array(names)),
-            "arg": pa.array(got.arg.copy(), mask=got.arg < 0),
-            "key": _label(got.key, _texts(buffer, self._keys, keys)),
-            "op": _label(got.op, pa.array(_OPS)),
-            "lookups": pa.array(got.lookups.astype(np.int32)),
-            "ttl_ms": pa.array(got.ttl_ms.copy(), mask=got.ttl_ms == kernel.NULL_INT),
-            "ttl_form": _label(got.ttl_form, pa.array(kernel.TTL_FORMS[1:]), first=1),
-            "condition": _label(got.condition, _conditions(), first=1),
-            "value_bytes": pa.array(got.value_bytes.copy(), mask=~written),
+            "t": column(got.stamp_us.copy()).cast(pa.timestamp("us")).cast(schema.TIME),
+            "seq": column(got.line.copy()),
+            "db": column(got.db.copy(), got.db >= 0),
+            "client": labels(got.client, client_names),
+            "command": labels(numbers[got.command], texts(names)),
+            "arg": column(got.arg.copy(), got.arg >= 0),
+            "key": labels(got.key, _texts(buffer, self._keys, keys)),
+            "op": labels(got.op, texts(_OPS)),
+            "lookups": column(got.lookups.astype(np.int32)),
+            "ttl_ms": column(got.ttl_ms.copy(), got.ttl_ms != kernel.NULL_INT),
+            "ttl_form": labels(got.ttl_form, texts(kernel.TTL_FORMS[1:]), first=1),
+            "condition": labels(got.condition, _conditions(), first=1),
+            "value_bytes": column(got.value_bytes.copy(), written),
             "value_digest": _digests(got.digest, written),
             "value_format": _formats(buffer, got, written),
             "in_script": _is_script(got.client, client_names),
@@ -172,10 +173,10 @@ class LogParser:
         got = kernel.Rejected(*(column[:count].copy() for column in self._rejected))  # Arrow takes arrays as they are
         return pa.table(
             {
-                "line": pa.array(got.line),
-                "offset": pa.array(got.at),
-                "size_bytes": pa.array(got.size),
-                "reason": _label(got.reason.astype(np.int32), pa.array(kernel.REASONS)),
+                "line": column(got.line),
+                "offset": column(got.at),
+                "size_bytes": column(got.size),
+                "reason": labels(got.reason, texts(kernel.REASONS)),
             }
         )
 
@@ -190,17 +191,10 @@ def _uncount(rows: kernel.Rows) -> None:
     rows.lookups[uncounted & ~several] = 0
 
 
-def _label(numbers: npt.NDArray[np.generic], names: pa.Array, first: int = 0) -> pa.DictionaryArray:
-    """Return a dictionary column, `first` being the number of the first name; those below it are null."""
-    indices = numbers.astype(np.int32) - np.int32(first)
-    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), names)
-
-
 @cache
-def _conditions() -> pa.Array:
+def _conditions() -> pa.StringArray:
     """Return the text of every set of conditions, from 1 on."""
-    texts = [" ".join(name for bit, name in enumerate(kernel.CONDITIONS) if held >> bit & 1) for held in range(1, 64)]
-    return pa.array(texts)
+    return texts(" ".join(name for bit, name in enumerate(kernel.CONDITIONS) if held >> bit & 1) for held in range(1, 64))
 
 
 def _texts(buffer: npt.NDArray[np.uint8], names: kernel.Names, count: int) -> pa.StringArray:
@@ -212,7 +206,7 @@ def _texts(buffer: npt.NDArray[np.uint8], names: kernel.Names, count: int) -> pa
     if kernel.gather(buffer, at, size, data):
         return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(data))
     whole = data.tobytes()
-    return pa.array([whole[a:b].decode("ascii", "backslashreplace") for a, b in itertools.pairwise(offsets)], pa.string())
+    return texts(whole[a:b].decode("ascii", "backslashreplace") for a, b in itertools.pairwise(offsets))
 
 
 def _digests(digests: npt.NDArray[np.uint64], written: npt.NDArray[np.bool_]) -> pa.StringArray:
@@ -221,7 +215,7 @@ def _digests(digests: npt.NDArray[np.uint64], written: npt.NDArray[np.bool_]) ->
     np.cumsum(written * np.int32(16), out=offsets[1:])
     data = np.empty(int(offsets[-1]), np.uint8)
     kernel.hex_digits(digests, written, data)
-    valid = pa.array(written).buffers()[1]
+    valid = column(written).buffers()[1]
     return pa.StringArray.from_buffers(len(digests), pa.py_buffer(offsets), pa.py_buffer(data), valid)
 
 
@@ -236,10 +230,10 @@ def _formats(buffer: npt.NDArray[np.uint8], rows: kernel.Rows, written: npt.NDAr
         if name not in names:
             names.append(name)
         codes[row] = names.index(name)
-    return _label(codes, pa.array(names))
+    return labels(codes, texts(names))
 
 
 def _is_script(clients: npt.NDArray[np.int32], names: pa.StringArray) -> pa.Array:
     """Return which lines were printed for a script: their client is ``lua``."""
     scripts = np.append(np.array(names.to_pylist()) == "lua", False)  # the last one for -1
-    return pa.array(scripts[clients])
+    return column(scripts[clients])
