@@ -3,8 +3,8 @@
     python benchmarks/import_log.py                    # 5 million lines, ~750 MB
     LINES=50000000 python benchmarks/import_log.py     # once, for the peak of memory
 
-The log is made by a fixed seed: traffic over two times 400,000 keys by Zipf's law, GET, SET with JSON values, MGET and DEL. Absolute
-figures are this machine's; only ratios of one run are claimed.
+The log is made by a fixed seed: traffic over two times 400,000 keys by Zipf's law, GET, SET with JSON values, MGET and DEL.
+Absolute figures are this machine's; only ratios of one run are claimed.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ _HOMES = {
     "figures": "coldcache.figures",
     "heap_survivors": "coldcache.memory.survivors",
     "joined_timeline": "coldcache.timeline",
+    "key_usage": "coldcache.replay.usage",
     "miss_ledger": "coldcache.replay.ledger",
     "open_case": "coldcache.record.finish",
     "preflight_of": "coldcache.live",

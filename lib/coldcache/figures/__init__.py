@@ -4,6 +4,7 @@ computes, groups or filters, and never shows.
 
 from __future__ import annotations
 
+from coldcache.figures.keys import concentration, key_families
 from coldcache.figures.memory import memory_gap, survivors_by_age
 from coldcache.figures.misses import families, misses_by_cause
 from coldcache.figures.recording import recording
@@ -13,7 +14,9 @@ from coldcache.figures.timeline import timeline
 __all__ = [
     "CAUSE_COLOURS",
     "PLOT_CONFIG",
+    "concentration",
     "families",
+    "key_families",
     "memory_gap",
     "misses_by_cause",
     "note",
