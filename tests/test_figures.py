@@ -69,6 +69,13 @@ def test_families_without_known_hits_show_their_reads_and_no_rate():
     assert "nan" not in "".join(annotation.text for annotation in figure.layout.annotations)
 
 
+def test_families_of_inferred_outcomes_show_hits_misses_and_bounds():
+    table = {"family": ["img:*"], "reads": [10], "hit_rate": [0.8], "effective_hit_rate": [float("nan")]}
+    figure = figures.families(pd.DataFrame({**table, "hit_rate_low": [0.04], "hit_rate_high": [0.9]}))
+    assert [(trace.name, round(trace.x[0], 6)) for trace in figure.data] == [("hit", 8), ("miss", 2)]
+    assert figure.layout.annotations[0].text == " 80.0% hit, 4% to 90% possible"
+
+
 def test_names_chosen_by_others_are_escaped():
     table = pd.DataFrame({"family": ["<b>x</b>:*"], "reads": [3], "hit_rate": [0.5], "effective_hit_rate": [0.5]})
     figure = figures.families(table)

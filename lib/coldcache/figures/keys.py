@@ -55,7 +55,8 @@ def concentration(curve: pd.DataFrame) -> go.Figure:
                 hovertemplate="the most-read %{x:.0%} of the keys: %{y:.1%} of the reads<extra></extra>",
             ),
             go.Scatter(
-                x=[0, 1], y=[0, 1], mode="lines", line={"color": NEUTRAL, "dash": "dot", "width": 1}, hoverinfo="skip", showlegend=False,
+                x=[0, 1], y=[0, 1], mode="lines", line={"color": NEUTRAL, "dash": "dot", "width": 1},
+                hoverinfo="skip", showlegend=False,
             ),
         ]
     )  # fmt: skip

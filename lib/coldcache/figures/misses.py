@@ -39,7 +39,8 @@ def misses_by_cause(misses: pd.DataFrame) -> go.Figure:
 def families(by_family: pd.DataFrame) -> go.Figure:
     """Draw each family's reads, split into used hits, unused hits and misses (``Ledger.by_family``).
 
-    Where the outcomes are not known, the recorded reads alone.
+    Where it is not known which hits were used, hits and misses; where outcomes are not known, the recorded reads alone.
+    Of inferred outcomes the bounds stand beside the rate.
     """
     if by_family.empty:
         return note("There are no reads in this recording.")
@@ -51,6 +52,8 @@ def families(by_family: pd.DataFrame) -> go.Figure:
         ("hit, value not used", (by_family["hit_rate"] - by_family["effective_hit_rate"]) * reads, UNUSED),
         ("miss", (1 - by_family["hit_rate"]) * reads, NEUTRAL),
     ]
+    if by_family["effective_hit_rate"].isna().all():
+        parts = [("hit", by_family["hit_rate"] * reads, GOOD), parts[2]]
     if not rated:
         parts = [("recorded, hits not known", reads, NEUTRAL)]
     figure = go.Figure(
@@ -62,11 +65,15 @@ def families(by_family: pd.DataFrame) -> go.Figure:
             for name, counts, colour in parts
         ]
     )  # fmt: skip
-    for name, rate, count in zip(names, by_family["hit_rate"], reads, strict=True):
+    bounds = [""] * len(names)
+    if "hit_rate_low" in by_family:
+        edges = zip(by_family["hit_rate_low"], by_family["hit_rate_high"], strict=True)
+        bounds = [f", {low:.0%} to {high:.0%} possible" for low, high in edges]
+    for name, rate, count, between in zip(names, by_family["hit_rate"], reads, bounds, strict=True):
         figure.add_annotation(
             x=count,
             y=name,
-            text=f" {rate:.1%} hit" if rated else f" {count:,}",
+            text=(f" {rate:.1%} hit" if rated else f" {count:,}") + between,
             xanchor="left",
             showarrow=False,
             font={"color": MUTED, "size": 12},
@@ -78,6 +85,6 @@ def families(by_family: pd.DataFrame) -> go.Figure:
         xaxis={"title": "reads"},
         yaxis={"autorange": "reversed"},
         hovermode="y unified",
-        margin={"r": 90},
+        margin={"r": 90 if not any(bounds) else 220},
     )
     return figure
