@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 JOBS ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lab refresh samples bench lint lock clean
+.PHONY: help demo test nightly lab refresh samples bench lint lock clean
 
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: $(READY)   ## every test: unit, live servers, notebooks, browser
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not alone"
 	$(BIN)/python -m pytest -m alone
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=60 -p no:cacheprovider notebooks
+
+nightly: $(READY) ## 200,000 random logs for the parser (some half an hour)
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/sources/test_log.py -k "read_back or accounted"
 
 lab: $(READY)    ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks

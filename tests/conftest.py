@@ -14,6 +14,13 @@ from coldcache.case import Case, iso, new_case_folder, open_case, write_meta, wr
 from coldcache.sources.accesses import AccessBuilder, EpochStart
 from coldcache.sources.info import InfoSample, info_table
 from coldcache.sources.monitor import KeyEvent, Listening, Mark, MonitorLine
+from hypothesis import HealthCheck, settings
+
+# No deadlines: what is compiled takes its time at the first call, and a shared machine at any. HYPOTHESIS_PROFILE=nightly for
+# the long run: make nightly.
+settings.register_profile("fast", deadline=None)
+settings.register_profile("nightly", deadline=None, max_examples=200_000, suppress_health_check=list(HealthCheck))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 START_US = 1_763_800_000_000_000  # 2025-11-22 08:26:40 UTC
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from coldcache.keys.families import SEPARATORS, VARIABLE, VERSIONS, key_families, split_key, variable_parts
 from coldcache.keys.hiding import HiddenKeys
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
@@ -112,7 +112,6 @@ KEYS = st.one_of(
 )
 
 
-@settings(deadline=None)  # a busy machine is no failure, nor is compiling
 @given(st.lists(KEYS, max_size=150, unique=True))
 def test_any_keys_stay_apart_and_no_variable_part_stays(keys: list[str]):
     plain, forms = key_families(pd.Series(keys, dtype="str")), hidden(keys)
@@ -147,7 +146,6 @@ TEMPLATES = st.sampled_from(["{}:img:{}", "{}:user:{}:profile", "page.{}.{}"])
 NUMBERS = st.one_of(st.uuids().map(str), st.integers(min_value=0).map(str))
 
 
-@settings(deadline=None)  # a busy machine is no failure, nor is compiling
 @given(
     st.lists(st.tuples(TEMPLATES, st.sampled_from(["prod_cache", "dev_cache", "v2"]), NUMBERS), max_size=40), st.integers(0, 60)
 )

@@ -20,7 +20,7 @@ from coldcache.keys.families import (
     variable_parts_of,
 )
 from coldcache.keys.mismatch import mismatched_pairs, template_edit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
@@ -246,7 +246,6 @@ ANY_KEYS = st.one_of(
 )
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(ANY_KEYS, max_size=40))
 def test_every_key_fits_its_family(keys: list[str]):
     families = key_families(pd.Series(keys, dtype="str"))
@@ -266,7 +265,6 @@ def test_every_key_fits_its_family(keys: list[str]):
         assert variable_parts_of(group.index, family) == {key: variable_parts(key, family) for key in group.index}
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(ANY_KEYS, max_size=40), st.integers(0, 400), st.randoms(use_true_random=False))
 def test_the_order_of_keys_does_not_matter(keys: list[str], words: int, random: Random):
     # GIVEN keys, with first tokens so many that they may be variable, and versions, too
@@ -279,7 +277,6 @@ def test_the_order_of_keys_does_not_matter(keys: list[str], words: int, random: 
     assert key_families(pd.Series(keys + keys[:5], dtype="str")).to_dict() == before.to_dict()
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(ANY_KEYS, max_size=20))
 def test_another_family_changes_nothing(keys: list[str]):
     # GIVEN a family with a first token of its own

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -39,6 +41,25 @@ def locked() -> dict[str, Version]:
 def declared() -> list[Requirement]:
     groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
     return [Requirement(text) for group in groups for text in group]
+
+
+@pytest.mark.parametrize("module", ["record.recorder", "record.guardian", "record.finish", "doctor.preflight", "cli"])
+def test_what_records_waits_for_no_compiler(module: str):
+    code = f"import sys, coldcache.{module}; print('numba' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_an_import_of_logs_starts_without_pandas(tmp_path: Path):
+    log = tmp_path / "a.log"
+    log.write_text('1763800000.000000 [0 10.0.0.1:5000] "GET" "k"\n')
+    code = (
+        "import sys\nfrom coldcache.cli import run\n"
+        f"status = run(['import', '-q', {str(log)!r}, '--out', {str(tmp_path / 'case')!r}])\n"
+        "print(status, 'pandas' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "0 False"
 
 
 def test_every_declared_package_is_locked_within_its_range():

@@ -21,9 +21,6 @@ from hypothesis import strategies as st
 
 STAMP_US = 1_763_800_000_000_042
 PARSER = LogParser(b"0123456789abcdef")
-# The first call of the parser compiles, or reads what was compiled: no deadline.
-settings.register_profile("compiled", deadline=None)
-settings.load_profile("compiled")
 
 clients = st.sampled_from(["lua", "10.0.3.7:51344", "[::1]:56746", "unix:/run/redis.sock"])
 words = st.one_of(

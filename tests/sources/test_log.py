@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,9 +21,6 @@ STAMP_US = 1_763_800_000_104_233
 PARSER = LogParser(b"0123456789abcdef")
 SMALL = LogParser(b"0123456789abcdef", rows=64)
 OLD = LogParser(b"0123456789abcdef", before_7=True)
-# The first call compiles, or reads what was compiled: no deadline.
-settings.register_profile("compiled", deadline=None)
-settings.load_profile("compiled")
 
 clients = st.one_of(
     st.sampled_from(["lua", "", "?:0", "10.0.3.7:51344", "[::1]:56746", "[fd00::a1]:40112", "unix:/run/redis.sock"]),
@@ -190,3 +188,22 @@ def test_batches_stay_as_they_are_while_the_parser_goes_on():
     assert frame["key"].tolist() == [f"key:{at}" for at in range(1000)]
     assert frame["seq"].tolist() == list(range(1000))
     assert frame["value_bytes"].eq(1).all()
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).with_name("logs").glob("*.log")), ids=lambda path: path.stem)
+@given(data=st.data())
+@settings(max_examples=60)
+def test_real_logs_with_bytes_flipped_and_cut_are_accounted_for(path: Path, data: st.DataObject):
+    log = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 6))):
+        log[data.draw(st.integers(0, len(log) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    log = bytes(log[: data.draw(st.integers(1, len(log)))])
+    accesses, rejected, count = parsed(log)
+    ends = [at for at, byte in enumerate(log) if byte == 10] + ([] if log.endswith(b"\n") else [len(log)])
+    assert count + len(rejected) == len(ends)
+    # Each line is in one of the two, and what was rejected lies where it is said to lie.
+    held = set(accesses["seq"]) if len(accesses) else set()
+    assert sorted([*held, *rejected["line"]]) == list(range(len(ends)))
+    for row in rejected.itertuples():
+        begin = ends[row.line - 1] + 1 if row.line else 0
+        assert (row.offset, row.offset + row.size_bytes) == (begin, ends[row.line])

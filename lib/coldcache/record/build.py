@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from coldcache import schema
 from coldcache.case import iso, read_table, write_table
-from coldcache.keys.hiding import HiddenKeys
 from coldcache.record.capture import STAMP
 from coldcache.record.journal import read_journal, stream_path
 from coldcache.sources.accesses import WITHOUT_LINES, AccessBuilder, EpochStart
@@ -31,6 +30,9 @@ from coldcache.sources.info import InfoSample, commandstats_table, errorstats_ta
 from coldcache.sources.jsonl import json_lines, stamped_table
 from coldcache.sources.monitor import StreamReader
 from coldcache.sources.process import cgroup_table, gc_table, process_table
+
+if TYPE_CHECKING:
+    from coldcache.keys.hiding import HiddenKeys
 
 _PART_ROWS = 500_000
 # A wall clock that moves against the monotonic one by more than that, between two samples, was set.
@@ -181,6 +183,8 @@ class _Streams:
         self._keys.update(app_log_table(json_lines(self.raw / _PROCESS_TABLES["app_log"][0]))["key"])
         if removals is not None:
             self._keys.update(removals["key"])
+        from coldcache.keys.hiding import HiddenKeys  # compiled: no other recording should wait for it
+
         hidden = HiddenKeys(self._keys)
         for part in sorted((_plain(self.folder) / schema.ACCESSES.path).glob("part-*.parquet")):
             frame = pq.read_table(part).to_pandas()

@@ -304,9 +304,10 @@ class NodeRecorder:
     def _next(self, epoch: _Epoch, end: _End) -> _Epoch | None:
         """Close an epoch and begin the next one, if there is to be one."""
         if end.kind == "stop":
+            # First the end of the stream: without events, the reads after it would all look like hits.
+            self._finish(epoch, end)
             self._put_back()
             self._keep_slow_commands()
-            self._finish(epoch, end)
             return None
         if end.kind == "switch":
             try:
