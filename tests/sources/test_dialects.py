@@ -366,7 +366,8 @@ def test_a_log_with_replies_only_is_a_log():
 @pytest.mark.parametrize(
     ("sample", "said"),
     [
-        (b"", "is empty"), (b"\n \n", "is empty"), (gzip.compress(b"x", mtime=0), "gunzip"), (b"REDIS0011\xfa\tredis-ver", "RDB snapshot"),
+        (b"", "is empty"), (b"\n \n", "is empty"), (gzip.compress(b"x", mtime=0), "gunzip"),
+        (b"REDIS0011\xfa\tredis-ver", "RDB snapshot"),
         (b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n", "append-only file"), ("OK\n".encode("utf-16"), "UTF-16"),
         (b"# Server\r\nredis_version:7.0.15\r\n", "a dump of INFO"), (bytes(range(256)) * 9, "binary data"),
         (b'10.0.0.1 - - [22/Nov/2026:10:00:00 +0000] "GET / HTTP/1.1" 200 123 "-" "curl"\n', "access log"),
