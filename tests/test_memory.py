@@ -23,6 +23,9 @@ ONES = np.ones(10)
     ("kept", "survival", "kind"),
     [
         ([1e6] * 10, [0.98] * 10, "leak"),
+        # A program without time for a tenth leaks all the same; without time for three, nobody knows.
+        ([1e6] * 5 + [0] + [1e6] * 4, [0.98] * 5 + [np.nan] + [0.98] * 4, "leak"),
+        ([1e6] * 4 + [0] * 3 + [1e6] * 3, [0.98] * 4 + [np.nan] * 3 + [0.98] * 3, None),
         ([0] * 8 + [1e5, 1e6], [0.0] * 8 + [0.1, 1.0], "bounded_cache"),
         ([1e6] * 4 + [0] * 6, [1.0] * 4 + [np.nan] * 6, "warm_up"),
         ([1e6, 0, 1e6, 0, 1e6, 0, 1e6, 0, 1e6, 0], [1.0] * 10, None),

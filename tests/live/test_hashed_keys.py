@@ -207,7 +207,7 @@ def test_no_id_outlives_a_recorder_that_was_killed(server_url: str, tmp_path: Pa
 def test_tables_that_were_cut_short_leave_nothing_in_clear(server_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # GIVEN a recording whose tables could not be finished: the disk was full after the keys were put aside
     with monkeypatch.context() as patch, traffic_with_ids(server_url):
-        patch.setattr("coldcache.record.build.HiddenKeys.of", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+        patch.setattr("coldcache.keys.hiding.HiddenKeys.of", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
         with pytest.raises(coldcache.errors.RecordingFailedError):
             record(RecordOptions(url=server_url, out=tmp_path / "case", seconds=4, keys="hashed"))
     assert list((tmp_path / "case" / "raw" / "plain").rglob("*.parquet"))

@@ -23,6 +23,7 @@ _TAIL = 0.05  # work in flight at the end looks like survivors
 _LEAST_BYTES = 256 * 1024  # smaller survivors are noise: connection buffers, imports
 _LEAST_RATE = 1024.0  # bytes per second after the warm-up
 _FLAT = 0.9  # a leak's survival share in every tenth; measured .98
+_MOSTLY = 2 / 3  # of the tenths: a leak that was seen in fewer may have been one batch
 _GONE = 0.1  # what a bounded cache keeps of its old tenths, a warm-up of its second half; measured 0
 _WINDOWS = (20, 60)  # fewest and most of the fit; 20 still allow p = 0.05
 _LEAST_WINDOW_S = 0.25  # several times the processing lag
@@ -201,9 +202,10 @@ def growth_kind(kept: np.ndarray, survival: np.ndarray, rate: float) -> str | No
     the old tenths and 1 in the last; a warm-up 1 at the start and nothing born later.
     """
     settled = slice(int(_WARM_UP * TENTHS) + 1, TENTHS - 1)  # tenths 4 to 9
+    at_work = ~np.isnan(survival[settled])  # a tenth in which nothing was born, for the program had no time, tells nothing
     if kept[TENTHS // 2 :].sum() < _GONE * kept.sum():
         return "warm_up"
-    grows_throughout = (kept[settled] > 0).all()
+    grows_throughout = (kept[settled] > 0)[at_work].all() and at_work.mean() >= _MOSTLY
     if grows_throughout and rate >= _LEAST_RATE and np.nanmin(survival[settled]) >= _FLAT:
         return "leak"
     if np.nanmax(survival[:5], initial=0.0) <= _GONE and survival[-1] > _GONE:
