@@ -97,16 +97,15 @@ def joined_timeline(case: Case, diagnosis: Diagnosis, *, bin_s: float = 1.0) -> 
     reads = diagnosis.ledger.reads
     place = _places(reads["t"], start, bin_s, count)
     info = case.table("info")
+    useful = np.full(count, np.nan)  # but in exact recordings, single hits are not seen to be used
     if diagnosis.ledger.knows_outcomes:
         hit = reads["outcome"].eq("hit").to_numpy()
         total = np.bincount(place, minlength=count)
         hits = np.bincount(place, weights=hit, minlength=count)
-        useful = np.bincount(place, weights=hit & reads["effective"].to_numpy(), minlength=count)
-        if diagnosis.ledger.mode != EXACT:
-            useful = np.full(count, np.nan)  # single hits are not seen to be used
+        if diagnosis.ledger.mode == EXACT:
+            useful = np.bincount(place, weights=hit & reads["effective"].to_numpy(), minlength=count)
     else:
         total, hits = _counted_by_info(info, start, bin_s, count)
-        useful = np.full(count, np.nan)
     heap, process = case.table("heap_snapshots"), case.own_process
     heap = heap.assign(t=case.on_server_clock(heap["t"]))
     process = process.assign(t=case.on_server_clock(process["t"]))

@@ -13,7 +13,7 @@ from coldcache.causes import integrity, key_states, keys, memory, payloads, ttl
 from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Finding, Investigation, NotTestable, RuledOut
 from coldcache.memory.survivors import Survivors
 from coldcache.memory.trends import Trend, trend, unexplained_growth
-from coldcache.replay.ledger import MONITOR, Ledger
+from coldcache.replay.ledger import Ledger
 from coldcache.showing import SelfShowing
 
 SCHEMA_VERSION = 1
@@ -66,12 +66,12 @@ class Diagnosis(SelfShowing):
     @property
     def headline(self) -> str:
         """The answer in one sentence."""
-        if self.findings and self._commands_only:
+        if self.findings and self.ledger.misses is None:
             return f"{self.findings[0].summary} {_COMMANDS_ONLY}"
         if self.findings:
             return self.findings[0].summary
         if self.verdict == HEALTHY:
-            inferred = ", inferred" if self.ledger.mode == MONITOR else ""
+            inferred = ", inferred" if self.ledger.basis == "inferred" else ""
             cold = self._missed(key_states.COLD_START)
             return (
                 f"The cache works: hit rate {self.ledger.hit_rate:.1%}{inferred}, and {cold:,} of the {self.ledger.misses:,} "
@@ -79,7 +79,7 @@ class Diagnosis(SelfShowing):
             )
         if self.ledger.total == 0:
             return "There are no reads in this recording, so nothing can be said about the cache."
-        if self._commands_only:
+        if self.ledger.misses is None:
             return _COMMANDS_ONLY
         if self.ledger.hits == 0:
             return "No read of this recording hit, and no cause stands out: record longer, or a busier hour."
@@ -89,10 +89,6 @@ class Diagnosis(SelfShowing):
             f"{self._missed(key_states.UNJUDGED):,} of the {self.ledger.misses:,} misses cannot be judged: a gap, or the end of "
             "the recording, hides what became of their keys. Record longer, without gaps."
         )
-
-    @property
-    def _commands_only(self) -> bool:
-        return self.ledger.mode == MONITOR and not self.ledger.knows_outcomes
 
     def _missed(self, cause: str) -> int:
         return int(self.misses.loc[self.misses["cause"].eq(cause), "count"].sum())

@@ -22,7 +22,7 @@ from coldcache.causes.outcomes import (
     RuledOut,
     percent,
 )
-from coldcache.replay.ledger import MONITOR, Ledger
+from coldcache.replay.ledger import Ledger
 
 COLD_START = "cold_start"
 # A miss whose reason fell into a gap, or whose fill may have come after the end.
@@ -109,7 +109,7 @@ def ruled_out(investigation: Investigation, causes: np.ndarray, unclaimed: np.nd
     """
     reads = reads_known(investigation.ledger)
     left = [(cause, what) for cause, (what, _) in _SAYINGS.items() if cause not in decided and reads]
-    if investigation.ledger.mode == MONITOR and not investigation.ledger.knows_outcomes:
+    if investigation.ledger.misses is None:
         return [NotTestable(cause, f"the outcome of each read. Record {RECORD_EXACT}") for cause, _ in left]
     if noticeable(unjudged := int((unclaimed & (causes == UNJUDGED)).sum()), reads):
         needs = f"a longer recording without gaps: what became of the keys of {unjudged:,} misses is not known"

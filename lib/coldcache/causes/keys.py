@@ -22,7 +22,7 @@ from coldcache.causes.outcomes import (
 )
 from coldcache.keys.families import VARIABLE, key_of, variable_parts_of
 from coldcache.keys.mismatch import ABSENT, MismatchedPair, mismatched_pairs
-from coldcache.replay.ledger import EXACT, MONITOR
+from coldcache.replay.ledger import EXACT
 from coldcache.replay.lifetimes import alive
 
 _LEAST_READS = 20  # fewer reads of a family prove nothing
@@ -63,12 +63,7 @@ def check_key_mismatch(investigation: Investigation) -> list[Outcome]:
 
 def _may_have_missed(investigation: Investigation) -> np.ndarray:
     """Return the reads that missed; where that is not known, all of them may have."""
-    return investigation.is_miss | (not _knows(investigation))
-
-
-def _knows(investigation: Investigation) -> bool:
-    """Whether misses are known, by events or by inference."""
-    return investigation.ledger.mode != MONITOR or investigation.ledger.knows_outcomes
+    return investigation.is_miss | (investigation.ledger.misses is None)
 
 
 def _alike(written: str, read: str) -> bool:
@@ -99,7 +94,7 @@ def _finding(
     investigation: Investigation, cause: str, edit: str, pairs: list[MismatchedPair], candidates: np.ndarray
 ) -> Finding | None:
     """Return the finding of one edit, None where its repair would win nothing and so explains no miss."""
-    reads, mode, knows = investigation.ledger.reads, investigation.ledger.mode, _knows(investigation)
+    reads, mode, knows = investigation.ledger.reads, investigation.ledger.mode, investigation.ledger.misses is not None
     found = np.zeros(len(reads), dtype=bool)
     for pair in pairs:
         found |= _would_have_hit(investigation, pair, candidates)

@@ -22,7 +22,7 @@ from coldcache.sources.app_log_text import read_app_log
 from coldcache.sources.big_keys import read_big_keys
 from coldcache.sources.heap import read_heap
 from coldcache.sources.info import InfoSample, commandstats_table, errorstats_table, info_table, parse_info
-from coldcache.sources.info_dump import InfoDump, read_info_dumps
+from coldcache.sources.info_dump import InfoDump, InfoFile, read_info_dumps
 from coldcache.sources.jsonl import json_lines
 from coldcache.sources.process import gc_table
 from coldcache.sources.slowlog import read_slowlog
@@ -34,18 +34,30 @@ _SECOND_US = 1_000_000
 _OWN_LINE_US = 100_000  # INFO's own line in the log follows its clock by its run time
 
 
-def is_before_7(files: EvidenceFiles) -> bool:
-    """Whether an INFO says that the server was Redis 6, which counts fewer look-ups."""
+def read_info(files: EvidenceFiles) -> list[tuple[Path, InfoFile]]:
+    """Return what each file of INFO holds.
+
+    Raises
+    ------
+    UsageError
+        One holds none.
+    """
+    found = []
     for path in files.info:
         with path.open("rb") as file:
-            for dump in read_info_dumps(file).dumps:
-                flat, _ = parse_info(dump.text)
-                if flat.get("redis_version", "").startswith("6.") and "valkey_version" not in flat:
-                    return True
-    return False
+            found.append((path, read_info_dumps(file, mtime_us=path.stat().st_mtime_ns // 1000)))
+        if not found[-1][1].dumps:
+            raise UsageError(f"{path} holds no INFO. Save it with: redis-cli INFO everything > {path.name}")
+    return found
 
 
-def add_evidence(folder: Path, meta: dict[str, Any], files: EvidenceFiles) -> None:
+def is_before_7(info: list[tuple[Path, InfoFile]]) -> bool:
+    """Whether an INFO says that the server was Redis 6, which counts fewer look-ups."""
+    servers = [parse_info(dump.text)[0] for _, held in info for dump in held.dumps]
+    return any(flat.get("redis_version", "").startswith("6.") and "valkey_version" not in flat for flat in servers)
+
+
+def add_evidence(folder: Path, meta: dict[str, Any], files: EvidenceFiles, info: list[tuple[Path, InfoFile]]) -> None:
     """Write the tables of what lies beside the logs, and add to ``case.json`` what is known by them.
 
     Raises
@@ -54,7 +66,7 @@ def add_evidence(folder: Path, meta: dict[str, Any], files: EvidenceFiles) -> No
         A file is none of its kind.
     """
     evidence = _Evidence(folder, meta, files)
-    evidence.add_info()
+    evidence.add_info(info)
     evidence.add_slowlogs()
     evidence.add_big_keys()
     evidence.add_app_logs()
@@ -69,8 +81,11 @@ class _Evidence:
     files: EvidenceFiles
     _places: pd.DataFrame | None = field(default=None)
 
-    def add_info(self) -> None:
-        dumps = [(path, dump) for path in self.files.info for dump in self._dumps(path)]
+    def add_info(self, info: list[tuple[Path, InfoFile]]) -> None:
+        for path, held in info:
+            for problem in held.problems:
+                self._problem(f"{path.name}: {problem}")
+        dumps = [(path, dump) for path, held in info for dump in held.dumps]
         usable = [(path, dump) for path, dump in dumps if not set(_COUNTERS) & set(dump.lacks)]
         for path, dump in dumps:
             if set(_COUNTERS) & set(dump.lacks):
@@ -83,15 +98,6 @@ class _Evidence:
             if len(table):
                 write_table(self.folder, name, table)
         self._name_servers(samples)
-
-    def _dumps(self, path: Path) -> list[InfoDump]:
-        with path.open("rb") as file:
-            found = read_info_dumps(file, mtime_us=path.stat().st_mtime_ns // 1000)
-        for problem in found.problems:
-            self._problem(f"{path.name}: {problem}")
-        if not found.dumps:
-            raise UsageError(f"{path} holds no INFO. Save it with: redis-cli INFO everything > {path.name}")
-        return found.dumps
 
     def _placed(self, path: Path, dump: InfoDump, all_dumps: list[tuple[Path, InfoDump]]) -> InfoSample:
         """Return a dump with its place in the log: its epoch, and the line it was taken at."""

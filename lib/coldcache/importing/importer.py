@@ -11,7 +11,7 @@ import queue
 import re
 import secrets
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -88,14 +88,14 @@ def import_logs(options: ImportOptions, on_progress: Callable[[Progress], None] 
     logs = sorted((_Log(path, options.dialect) for path in options.logs), key=lambda log: log.first_us)
     folder = new_case_folder(options.out)
     try:
-        before_7 = False
         if options.beside.paths():
-            from coldcache.importing.evidence import add_evidence, is_before_7  # with pandas, which takes its time to start
+            from coldcache.importing import evidence  # with pandas, which takes its time to start
 
-            before_7 = is_before_7(options.beside)
-        meta = _Importer(folder, logs, before_7, on_progress).run()
-        if options.beside.paths():
-            add_evidence(folder, meta, options.beside)
+            info = evidence.read_info(options.beside)
+            meta = _Importer(folder, logs, evidence.is_before_7(info), on_progress).run()
+            evidence.add_evidence(folder, meta, options.beside, info)
+        else:
+            meta = _Importer(folder, logs, before_7=False, on_progress=on_progress).run()
         write_meta(folder, {**meta, "rows": count_rows(folder)})
     except OSError as error:
         raise ImportFailedError(
@@ -219,11 +219,8 @@ class _Importer:
         return Progress(sum(log.file.position for log in self.logs), whole, self._lines)
 
     def _nothing_found(self) -> str:
-        reasons: dict[str, int] = {}
-        for table in self._rejected:
-            for reason in table.column("reason").to_pylist():
-                reasons[reason] = reasons.get(reason, 0) + 1
-        told = "; ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:3])
+        reasons = Counter(reason for table in self._rejected for reason in table.column("reason").to_pylist())
+        told = "; ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(3))
         names = ", ".join(log.file.name for log in self.logs)
         return (
             f"{names}: no line of {self._lines:,} is a command ({told}). "

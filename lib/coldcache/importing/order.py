@@ -62,8 +62,9 @@ class Placed:
             "node": labels(np.zeros(rows, np.int32), texts([self.node])),
             "in_multi": column(inside),
         }
-        columns |= {name: pa.nulls(rows, schema.ACCESSES.arrow().field(name).type) for name in _FROM_EVENTS}
-        return pa.table({declared.name: columns[declared.name] for declared in schema.ACCESSES.columns})
+        declared = schema.ACCESSES.arrow()
+        columns |= {name: pa.nulls(rows, declared.field(name).type) for name in _FROM_EVENTS}
+        return pa.table({name: columns[name] for name in declared.names})
 
 
 class LineOrder:

@@ -242,9 +242,9 @@ def miss_ledger(case: Case) -> Ledger:
     accesses = accesses[inside | ~counted]
     keyed = accesses[accesses["key"].notna()]
     families = key_families(keyed["key"])
-    inference = None
-    if mode == MONITOR:
-        inference = infer(accesses, info=info, config=case.table("config"), families=families)
+    inference = infer(accesses, info=info, config=case.table("config"), families=families) if mode == MONITOR else None
+    countable = inference is None or settled(inference)
+    if inference is not None and countable:
         keyed = _with_inferred(accesses, inference)[accesses["key"].notna()]
     keyed = keyed.assign(family=keyed["key"].map(families).astype("str"))
 
@@ -263,8 +263,8 @@ def miss_ledger(case: Case) -> Ledger:
         windows=windows,
         reads=reads,
         writes=writes,
-        hits=info_hits if mode == EVENTS else seen_hits if inference is None or settled(inference) else None,
-        misses=misses if inference is None or settled(inference) else None,
+        hits=info_hits if mode == EVENTS else seen_hits if countable else None,
+        misses=misses if countable else None,
         unknown=int(weights[~outcome.isin(["hit", "miss"])].sum()),
         info_hits=info_hits,
         info_misses=info_misses,
@@ -283,9 +283,7 @@ def settled(inference: Inference) -> bool:
 
 
 def _with_inferred(accesses: pd.DataFrame, inference: Inference) -> pd.DataFrame:
-    """Return the rows with their inferred outcomes, where these are good enough to be counted."""
-    if not settled(inference):
-        return accesses
+    """Return the rows with their inferred outcomes."""
     words = np.array(["miss", "hit", None], dtype=object)  # -1, the last one, is no look-up
     missed = (inference.outcome == 0) & (inference.key_state > 0)
     columns = {
@@ -375,20 +373,20 @@ def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame, ends: pd.
     groups = pd.DataFrame({"key": keys, "epoch": epochs}).groupby(["key", "epoch"], sort=False).ngroup().to_numpy()
     # GETSET and SET … GET read and write in one command: they answer no read. A refused write
     # changes nothing; only a write of the whole value makes the hit before it useless.
+    window_us = int(FILL_WINDOW_S * 1e6)
     first_touch, in_flight = np.zeros(count_reads, dtype=bool), np.zeros(count_reads, dtype=bool)
     follows = np.full(len(writes), -1)
     answered_reads(
         order, keys, groups, epochs.astype("int64"), stamps, reads["outcome"].eq("miss").to_numpy(dtype=bool),
         (writes["lookups"].eq(0) & writes["outcome"].ne("refused")).to_numpy(dtype=bool),
         writes["command"].astype("str").isin(STRING_WRITES).to_numpy(dtype=bool),
-        int(FILL_WINDOW_S * 1e6), first_touch, in_flight, follows,
+        window_us, first_touch, in_flight, follows,
     )  # fmt: skip
     fill_ms = np.full(count_reads, np.nan)
     answering = np.flatnonzero(follows >= 0)
     fill_ms[follows[answering]] = (stamps[count_reads + answering] - stamps[follows[answering]]) / 1000
     outcomes = reads["outcome"].astype("object").to_numpy()
     watched_us = reads["epoch"].map(ends.astype("int64")).to_numpy() - stamps[:count_reads]
-    window_us = FILL_WINDOW_S * 1e6
     reads = reads.assign(
         fill_ms=fill_ms,
         fill_known=(watched_us >= window_us) | ~np.isnan(fill_ms),

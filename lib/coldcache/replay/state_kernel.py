@@ -452,6 +452,17 @@ def trace(rows, keys, census, scopes, nodes, slack, fill_window, evicted_before,
 
 
 @njit(nogil=True, cache=True)
+def _told(answered, p_fill, p_rewrite, here, gone, null):
+    """Weigh the three states of a key by whether a write answered the read."""
+    if answered == 1:
+        return here * p_rewrite, gone * p_fill, null * 1e-4
+    if answered == 0:
+        # Null as what is there: from silence alone the two cannot be told.
+        return here * (1 - p_rewrite), gone * (1 - p_fill), null * (1 - p_rewrite)
+    return here, gone, null
+
+
+@njit(nogil=True, cache=True)
 def posterior(before, kind, fade, family, answered, present, p_fill, p_rewrite, never, state, share, stats):
     """Forward and backward through the chains: each read's chance of a hit, and the counts for the next estimate.
 
@@ -484,14 +495,7 @@ def posterior(before, kind, fade, family, answered, present, p_fill, p_rewrite, 
             here, gone, null = 0.7, 0.3, 0.0
         gone += here * fade[i]
         here *= 1 - fade[i]
-        if answered[i] == 1:
-            here *= p_rewrite[f]
-            gone *= p_fill[f]
-            null *= 1e-4
-        elif answered[i] == 0:
-            here *= 1 - p_rewrite[f]
-            gone *= 1 - p_fill[f]
-            null *= 1 - p_rewrite[f]  # as for what is there: from silence alone the two cannot be told
+        here, gone, null = _told(answered[i], p_fill[f], p_rewrite[f], here, gone, null)
         total = here + gone + null
         state[i, 0], state[i, 1], state[i, 2] = max(here / total, _LEAST), max(gone / total, _LEAST), max(null / total, _LEAST)
         share[i, 0] = share[i, 1] = share[i, 2] = 1.0
@@ -504,14 +508,7 @@ def posterior(before, kind, fade, family, answered, present, p_fill, p_rewrite, 
         total = a + b + c
         a, b, c = a / total, b / total, c / total
         state[i, 0], state[i, 1], state[i, 2] = a, b, c
-        if answered[i] == 1:
-            here *= p_rewrite[f]
-            gone *= p_fill[f]
-            null *= 1e-4
-        elif answered[i] == 0:
-            here *= 1 - p_rewrite[f]
-            gone *= 1 - p_fill[f]
-            null *= 1 - p_rewrite[f]  # as for what is there: from silence alone the two cannot be told
+        here, gone, null = _told(answered[i], p_fill[f], p_rewrite[f], here, gone, null)
         if answered[i] != 2:
             stats[f, 4] += b
             stats[f, 5] += b if answered[i] == 1 else 0.0
