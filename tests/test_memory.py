@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from coldcache.causes.diagnosis import diagnose
-from coldcache.memory.survivors import _bytes_per_miss, growth_kind
+from coldcache.memory.survivors import _bytes_per_miss, _edges, growth_kind
 from coldcache.memory.trends import trend
 from coldcache.sources.heap import read_heap
 from coldcache.timeline import change_points, joined_timeline
@@ -99,10 +99,11 @@ def test_bytes_per_miss_are_fitted_where_misses_were_recorded():
     alive = pd.DataFrame({"born_s": miss_s, "size_bytes": 1000.0})
     seen = miss_s[(miss_s < 40) | (miss_s > 60)]
     # WHEN fitted on the recorded stretches, THEN the slope is the true one
-    fit = _bytes_per_miss(alive, seen, 80.0, [np.array([[0.0, 40.0], [60.0, 80.0]])])
+    misses, _ = np.histogram(seen, bins=_edges(80.0))
+    fit = _bytes_per_miss(alive, misses, 80.0, [np.array([[0.0, 40.0], [60.0, 80.0]])])
     assert fit is not None
     assert fit.slope == pytest.approx(1000, rel=0.01)
-    blind = _bytes_per_miss(alive, seen, 80.0, [np.array([[0.0, 80.0]])])
+    blind = _bytes_per_miss(alive, misses, 80.0, [np.array([[0.0, 80.0]])])
     assert blind is None or abs(blind.slope - 1000) > 50
 
 

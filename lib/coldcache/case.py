@@ -10,12 +10,12 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd  # an import of a log starts without it
 
 FORMAT_VERSION = 2
+_Read = TypeVar("_Read")
 _NEEDED = frozenset({"span", "epochs", "servers", "rows", "gaps", "clock_offsets", "made_by"})
 SAMPLE_PREFIX = "sample-"
 # What a user calls the evidence, and the table that holds it.
@@ -149,11 +150,53 @@ class Case(SelfShowing):
         path = self._path(declared)
         if not self.has(name):
             return declared.empty()[columns or [column.name for column in declared.columns]]
+        return self._read(path, lambda path: pq.read_table(path, columns=columns).to_pandas())
+
+    def parts(self, name: str) -> dict[str, int]:
+        """Return the parts of a partitioned table in their order, each with its rows; none where the case lacks it.
+
+        Raises
+        ------
+        DamagedCaseError
+            A part cannot be read.
+        """
+        path = self._path(schema.table(name))
+        return {
+            file.relative_to(self.folder).as_posix(): self._read(file, lambda file: pq.read_metadata(file).num_rows)
+            for file in sorted(path.glob("part-*.parquet"))
+        }
+
+    def part(self, part: str, columns: list[str]) -> pa.Table:
+        """Return columns of one part, as Arrow.
+
+        Raises
+        ------
+        DamagedCaseError
+            It cannot be read.
+        """
+        return self._read(self.folder / part, lambda file: pq.ParquetFile(file).read(columns, use_threads=False))
+
+    def arrow(self, name: str, columns: list[str]) -> pa.Table:
+        """Return columns of a table that is not partitioned, as Arrow, with no rows where the case lacks it.
+
+        Raises
+        ------
+        DamagedCaseError
+            The file cannot be read.
+        """
+        declared = schema.table(name)
+        if not self.has(name):
+            return declared.arrow().empty_table().select(columns)
+        return self._read(self._path(declared), lambda file: pq.read_table(file, columns=columns))
+
+    def _read(self, file: Path, reading: Callable[[Path], _Read]) -> _Read:
+        """Return what `reading` gives, or say what is damaged."""
         try:
-            return pq.read_table(path, columns=columns).to_pandas()
+            return reading(file)
         except (pa.ArrowException, OSError) as error:
             raise DamagedCaseError(
-                f"{self.shown_as}: {declared.path} cannot be read ({error}). Restore it from a copy of the case, or record again."
+                f"{self.shown_as}: {file.relative_to(self.folder).as_posix()} cannot be read ({error}). "
+                "Restore it from a copy of the case, or record again."
             ) from None
 
     @cached_property

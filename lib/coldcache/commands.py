@@ -289,6 +289,8 @@ _declare(
 _BY_ARGUMENTS = frozenset(name for name, rule in _RULES.items() if rule.form in (Form.SET, Form.STREAMS, Form.COUNTED))
 KEYLESS = frozenset(name for name, rule in _RULES.items() if rule.form == Form.KEYLESS and " " not in name)
 FLUSHES = frozenset({"FLUSHALL", "FLUSHDB"})
+#: Commands without a key of their own that change what is known of all keys of a database or server.
+SWEEPING = FLUSHES | {"SWAPDB", "MIGRATE", "CLUSTER FLUSHSLOT"}
 # OBJECT on an absent key counts a miss but sends no event: no verdict from events.
 NO_KEYMISS_EVENT = frozenset({"OBJECT"})
 # Commands whose success shows as a `set` key event (flag $).

@@ -56,6 +56,10 @@ class ImportFailedError(ColdcacheError):
     """The case that files are imported into cannot be written."""
 
 
+class SchedulerError(ColdcacheError):
+    """The Dask cluster that was to do the work does not answer, or lost its workers."""
+
+
 class MissingExtraError(ColdcacheError):
     """An optional part of coldcache is not installed."""
 

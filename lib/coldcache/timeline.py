@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
 
 import numpy as np
 import pandas as pd
 
 from coldcache.case import Case
-from coldcache.causes.diagnosis import Diagnosis
+from coldcache.causes.diagnosis import Diagnosis, MissCauses
 from coldcache.errors import ParameterTypeError
 from coldcache.replay.ledger import EXACT
+from coldcache.replay.replayed import Replayed
 from coldcache.showing import SelfShowing
 
 _MOST_BINS = 5_000  # a figure stays under 20,000 points
@@ -94,16 +97,14 @@ def joined_timeline(case: Case, diagnosis: Diagnosis, *, bin_s: float = 1.0) -> 
     count = max(1, round(span_s / bin_s))
     start = case.start
     index = pd.DatetimeIndex(start + pd.to_timedelta(np.arange(count) * bin_s, unit="s"), name="t").as_unit("us")
-    reads = diagnosis.ledger.reads
-    place = _places(reads["t"], start, bin_s, count)
+    grid = _Grid(start.value // 1000, bin_s, count)
+    binned = reduce(add, diagnosis.ledger.replays.map("drawing the timeline", partial(_binned, grid, diagnosis.miss_causes)))
     info = case.table("info")
     useful = np.full(count, np.nan)  # but in exact recordings, single hits are not seen to be used
     if diagnosis.ledger.knows_outcomes:
-        hit = reads["outcome"].eq("hit").to_numpy()
-        total = np.bincount(place, minlength=count)
-        hits = np.bincount(place, weights=hit, minlength=count)
+        total, hits = binned[0], binned[1]
         if diagnosis.ledger.mode == EXACT:
-            useful = np.bincount(place, weights=hit & reads["effective"].to_numpy(), minlength=count)
+            useful = binned[2]
     else:
         total, hits = _counted_by_info(info, start, bin_s, count)
     heap, process = case.table("heap_snapshots"), case.own_process
@@ -123,12 +124,35 @@ def joined_timeline(case: Case, diagnosis: Diagnosis, *, bin_s: float = 1.0) -> 
         )
     return Timeline(
         bins=bins,
-        misses=_misses_by_cause(diagnosis, place, count, index),
+        misses=_misses_by_cause(diagnosis, binned[3:], index),
         changes=_changes(bins),
         gaps=_gaps(case),
         bin_s=bin_s,
         missing=tuple(case.missing("info", "process", "heap_intervals")),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Bins of time: the start of the first one, µs; how long they are, s; and how many."""
+
+    start_us: int
+    bin_s: float
+    count: int
+
+
+def _binned(grid: _Grid, causes: MissCauses, replayed: Replayed) -> np.ndarray:
+    """Return, of a shard, the reads of every bin, the hits, those used, and the misses of every cause; (rows, bins)."""
+    rows = np.flatnonzero(replayed.is_read)
+    seconds = (replayed.shard.t_us[rows] - grid.start_us) / 1e6
+    place = np.clip((seconds / grid.bin_s).astype(int), 0, grid.count - 1)
+    label = causes.of(replayed)[rows]
+
+    def counted(chosen: np.ndarray) -> np.ndarray:
+        return np.bincount(place[chosen], minlength=grid.count)
+
+    kinds = [np.ones(len(rows), bool), replayed.is_hit[rows], replayed.is_useful[rows]]
+    return np.array([counted(chosen) for chosen in (*kinds, *(label == number for number in range(len(causes.names))))])
 
 
 def _places(t: pd.Series, start: pd.Timestamp, bin_s: float, count: int) -> np.ndarray:
@@ -176,11 +200,9 @@ def _gaps(case: Case) -> pd.DataFrame:
     return gaps.assign(**{edge: pd.to_datetime(gaps[edge], utc=True).dt.as_unit("us") for edge in ("start", "end")})
 
 
-def _misses_by_cause(diagnosis: Diagnosis, place: np.ndarray, count: int, index: pd.DatetimeIndex) -> pd.DataFrame:
-    causes = diagnosis.miss_causes
-    return pd.DataFrame(
-        {cause: np.bincount(place[causes == cause], minlength=count) for cause in diagnosis.misses["cause"]}, index=index
-    )
+def _misses_by_cause(diagnosis: Diagnosis, by_cause: np.ndarray, index: pd.DatetimeIndex) -> pd.DataFrame:
+    names = diagnosis.miss_causes.names
+    return pd.DataFrame({cause: by_cause[names.index(cause)] for cause in diagnosis.misses["cause"]}, index=index)
 
 
 def _changes(bins: pd.DataFrame) -> pd.DataFrame:

@@ -104,7 +104,7 @@ def _rates(diagnosis: Diagnosis) -> str:
     if diagnosis.findings:
         first = diagnosis.findings[0]
         predicted = diagnosis.predicted_hit_rate(first)
-        if predicted is not None and (first.claims.any() or first.useless_hits):
+        if predicted is not None and (first.claimed or first.useless_hits):
             boxes.append(
                 ("used after the fix, predicted" if first.useless_hits else "predicted after the fix", f"{predicted:.1%}")
             )

@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 from coldcache.case import Case, open_case, write_table
 from coldcache.causes.diagnosis import attribute, diagnose
-from coldcache.causes.outcomes import CONFIRMED, Evidence, Finding, Fix, Investigation
+from coldcache.causes.facts import BASELINE
+from coldcache.causes.key_states import Unclaimed
+from coldcache.causes.outcomes import CONFIRMED, Investigation
 from coldcache.verdict import verdict_html
 from conftest import START_US, Stretch, case_of, case_of_stretches, event, heard, line
 
@@ -116,25 +118,13 @@ def test_what_was_not_recorded_is_not_testable_and_says_how_to_record_it(tmp_pat
     assert diagnosis.to_dict()["memory"]["rss_bytes"]["start"] is None
 
 
-def finding(cause: str, claims: list[bool]) -> Finding:
-    return Finding(
-        cause=cause,
-        verdict=CONFIRMED,
-        confidence=1.0,
-        summary="s",
-        evidence=(Evidence("e", 1),),
-        fix=Fix(cause, "t", ""),
-        claims=np.array(claims),
-    )
-
-
 def test_overlapping_repairs_share_a_miss_and_the_counts_still_sum():
-    reads = pd.DataFrame({"lookups": [1, 1, 1, 1, 1]})
-    misses = np.array([True, True, True, True, False])
-    found = [finding("ttl_unit", [True, True, True, False, False]), finding("eviction", [False, True, True, False, False])]
-    counts = attribute(reads, misses, found, np.array(["cold_start"] * 5, dtype=object))
+    # GIVEN three misses that the first repair claims, the last two of which the second claims, too, and a cold one
+    table = np.zeros((1, len(BASELINE)), np.int64)
+    table[0, BASELINE.index("cold_start")] = 1
+    shared = {frozenset([0]): 1, frozenset([0, 1]): 2}
+    counts = attribute(["ttl_unit", "eviction"], shared, Unclaimed(table, table))
     assert counts == {"ttl_unit": 2, "eviction": 1, "cold_start": 1}
-    assert sum(counts.values()) == misses.sum()
 
 
 def test_findings_are_ordered_by_the_reads_they_win(tmp_path: Path):
@@ -216,7 +206,7 @@ def test_what_a_flush_removed_is_not_claimed_by_a_key_mismatch(tmp_path: Path):
         item for n in range(30) for item in (event("keymiss", f"app:img:{n:08x}0"), line(900 + n, "GET", f"app:img:{n:08x}0"))
     ]
     flushed = diagnose(case_of(tmp_path / "c", [*first, line(800, "FLUSHALL"), *second]))
-    assert not any(finding.cause == "key_prefix" and finding.claims.any() for finding in flushed.findings)
+    assert not any(finding.cause == "key_prefix" and finding.claimed for finding in flushed.findings)
 
 
 def test_two_mismatches_are_two_findings_each_with_its_edit(tmp_path: Path):

@@ -104,7 +104,7 @@ def figures(one: Recorded, got: Inference) -> dict[str, float]:
         "error_pp": 100 * abs(got.hits - true_hits) / weights.sum(),
         "worst_family_pp": float(errors[table["reads"] >= 500].max()),
         "right": float(right.mean()),
-        "wrong_certain": int((~right & got.certain[one.known]).sum()),
+        "wrong_certain": int((~right & got.sure[one.known]).sum()),
         "low": got.hits_low / weights.sum(),
         "high": got.hits_high / weights.sum(),
         "bounds_hold": bool(got.hits_low <= true_hits <= got.hits_high) and bool(inside.all()),
@@ -239,7 +239,7 @@ def test_what_is_certain_is_never_wrong(
     got = infer(accesses, config=config, slack_ms=15)
     # THEN whatever is called certain is so
     first_seq = int(accesses["seq"].min())
-    for row in np.flatnonzero(got.certain):
+    for row in np.flatnonzero(got.sure):
         truth = present[int(accesses["seq"].iloc[row]) - first_seq][accesses["key"].iloc[row]]
         history = accesses.iloc[: row + 1][["db", "command", "key", "ttl_ms", "condition"]].to_string()
         assert got.outcome[row] == int(truth), history

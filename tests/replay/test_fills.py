@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from coldcache.replay.fill_kernel import answered_reads
+from coldcache.replay.pair_kernel import Pairs, pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,21 +51,21 @@ def plainly(steps: list[tuple[int, int, int, bool, bool, bool, bool]]) -> tuple[
 @given(events)
 @settings(deadline=None, max_examples=300)
 def test_writes_answer_the_reads_that_the_plain_rule_says(steps: list[tuple[int, int, int, bool, bool, bool, bool]]):
-    reads = [at for at, step in enumerate(steps) if not step[3]]
-    writes = [at for at, step in enumerate(steps) if step[3]]
-    both = reads + writes
-    place = {at: number for number, at in enumerate(both)}
-    stamps = np.cumsum([step[2] for step in steps], dtype=np.int64) if steps else np.zeros(0, np.int64)
+    count = len(steps)
 
-    def column(number: int, chosen: list[int], kind: type) -> np.ndarray:
-        return np.array([steps[at][number] for at in chosen], kind)
+    def column(number: int, kind: type) -> np.ndarray:
+        return np.array([step[number] for step in steps], kind)
 
-    keys, epochs = column(0, both, np.int64), column(1, both, np.int64)
-    first_touch, in_flight = np.zeros(len(reads), np.bool_), np.zeros(len(reads), np.bool_)
-    follows = np.zeros(len(writes), np.int64)
-    answered_reads(
-        np.array([place[at] for at in range(len(steps))], np.int64), keys, keys * 2 + epochs, epochs, stamps[both],
-        column(4, reads, np.bool_), column(5, writes, np.bool_), column(6, writes, np.bool_), WINDOW_US,
-        first_touch, in_flight, follows,
+    stamps = np.cumsum(column(2, np.int64))
+    keys, epochs, is_write = column(0, np.int32), column(1, np.int32), column(3, np.bool_)
+    flags = [np.zeros(count, np.bool_) for _ in range(4)]
+    numbers = [np.full(count, -1, np.int64) for _ in range(3)]
+    pairs = Pairs(flags[0], flags[1], numbers[0], np.full(count, -1, np.int32), flags[2], flags[3], numbers[1], numbers[2])
+    pair(
+        np.arange(count), keys, keys * 2 + epochs, 4, 8, epochs, stamps, ~is_write, column(4, np.bool_) & ~is_write, is_write,
+        column(5, np.bool_), column(6, np.bool_), is_write, np.zeros(count, np.uint64), np.zeros(count, np.int64), WINDOW_US, pairs,
     )  # fmt: skip
-    assert (first_touch.tolist(), in_flight.tolist(), follows.tolist()) == plainly(steps)
+    reads = np.flatnonzero(~is_write)
+    follows = pairs.follows[is_write]
+    found = np.where(follows >= 0, np.searchsorted(reads, follows), -1)
+    assert (pairs.first_touch[reads].tolist(), pairs.in_flight[reads].tolist(), found.tolist()) == plainly(steps)

@@ -5,18 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from coldcache.replay import inference
-from coldcache.replay.inference import (
-    HIT,
-    KEY_STATES,
-    MISS,
-    access_rows,
-    infer,
-    info_windows,
-    join_reads,
-    settle,
-    trace_reads,
-)
+from coldcache import schema
+from coldcache.replay import inference, windows
+from coldcache.replay.inference import HIT, KEY_STATES, MISS, infer
+from coldcache.replay.states import access_rows, trace_reads
+from coldcache.shards import cut
+from coldcache.shards.workers import Workers
 from coldcache.sources.accesses import AccessBuilder, EpochStart
 from coldcache.sources.monitor import Listening, MonitorLine
 from conftest import line, moment
@@ -56,7 +50,7 @@ def told(*lines: MonitorLine, config: pd.DataFrame | None = NO_EVICTION) -> str:
     """What is certain of each look-up: h hit, m miss, ? open."""
     got = infer(accesses(list(lines)), config=config)
     reads = np.flatnonzero(got.outcome >= 0)
-    return "".join("?" if not got.certain[at] else "h" if got.outcome[at] == HIT else "m" for at in reads)
+    return "".join("?" if not got.sure[at] else "h" if got.outcome[at] == HIT else "m" for at in reads)
 
 
 def after(*commands: str, at_ms: float = 1000) -> str:
@@ -192,7 +186,7 @@ def test_a_replica_shows_the_expiry_of_its_primary_as_a_deletion():
 def test_a_gap_leaves_nothing_known_and_nothing_absent():
     frame = accesses([line(0, "SET", "k", "v"), line(1, "DEL", "j")], [line(9, "GET", "k"), line(10, "GET", "j")])
     got = infer(frame, config=NO_EVICTION)
-    assert not got.certain.any()
+    assert not got.sure.any()
 
 
 def test_what_had_become_of_a_missed_key():
@@ -227,14 +221,14 @@ def test_an_eviction_costs_at_most_the_reads_of_one_life():
     got = infer(frame, info=samples)
     # THEN three hits may be lost, not five
     assert (got.hits_low, got.hits_high) == (2, 5)
-    assert not got.certain.any()
+    assert not got.sure.any()
 
 
 def test_a_server_without_keys_has_none_of_any_name():
     frame = accesses([line(0, "GET", "k"), line(5, "GET", "k")])
     samples = info((-1, 0, 10, 10, 0), (9, 3, 10, 12, 0))
     got = infer(frame, info=samples, config=NO_EVICTION)
-    assert got.certain.all()
+    assert got.sure.all()
     assert got.outcome.tolist() == [MISS, MISS]
     assert [KEY_STATES[number] for number in got.key_state] == ["never written"] * 2
 
@@ -270,17 +264,19 @@ def test_misses_that_are_not_filled_are_counted_by_the_share_of_certain_ones_tha
     assert got.families["p_fill"].tolist() == [0.5]
 
 
+def gaps_us(lines: list[MonitorLine]) -> list[int]:
+    """The time from each read to the write that answers it."""
+    shards = cut.cut_frame(schema.to_arrow(accesses(lines), schema.ACCESSES), Workers())
+    stretches = windows.info_windows(shards.epochs)
+    return trace_reads(access_rows(shards.shard(0), stretches), stretches).gap_us.tolist()
+
+
 def test_a_write_answers_the_latest_unanswered_read_of_its_key_not_of_its_connection():
     lines = [line(0, "GET", "k", client="a:1"), line(1, "GET", "j", client="a:1")]
     lines += [line(8, "SET", "k", "v", client="b:2"), line(9000, "SET", "j", "v", client="a:1")]
-    frame = accesses(lines)
-    windows = info_windows(frame)
-    rows = access_rows(frame, windows)
-    assert trace_reads(rows, windows).gap_us.tolist() == [8000, -1]
+    assert gaps_us(lines) == [8000, -1]
     # THEN a write that the server refuses answers nothing
-    refused = accesses([line(0, "GET", "k"), line(8, "SET", "k", "v", "EX", "0")])
-    windows = info_windows(refused)
-    assert trace_reads(access_rows(refused, windows), windows).gap_us.tolist() == [-1]
+    assert gaps_us([line(0, "GET", "k"), line(8, "SET", "k", "v", "EX", "0")]) == [-1]
 
 
 def test_missing_lines_are_said_and_widen_the_bounds():
@@ -302,12 +298,12 @@ def test_a_census_says_what_is_there_at_the_start():
     frame = accesses([line(0, "GET", "a"), line(1, "GET", "b"), line(2, "GET", "b", db=1)])
     got = infer(frame, config=NO_EVICTION, census={("test:6379", 0): {"a"}})
     # THEN a listed key may expire any time, one that is not listed is absent, and another database is not known
-    assert got.certain.tolist() == [False, True, False]
+    assert got.sure.tolist() == [False, True, False]
     assert got.outcome[1] == MISS
     assert got.p_hit[0] > 0.9
 
 
-def test_a_log_followed_in_parts_gives_what_it_gives_as_a_whole():
+def test_a_log_followed_in_shards_gives_what_it_gives_as_a_whole(monkeypatch: pytest.MonkeyPatch):
     rng = np.random.default_rng(3)
     lines = []
     for number in range(3000):
@@ -318,26 +314,19 @@ def test_a_log_followed_in_parts_gives_what_it_gives_as_a_whole():
     frame = accesses(lines)
     samples = info((-1, 0, 0, 0, 5), (9999, 5000, 700, int(frame["lookups"].sum()) - 700, 5))
     whole = infer(frame, info=samples)
-    windows = info_windows(frame, samples)
-    families = access_rows(frame, windows).families
-    part_of = frame["key"].str[-1]
-    parts = []
-    for digit in sorted(part_of.dropna().unique()):
-        places = np.flatnonzero(part_of.eq(digit) | frame["key"].isna())
-        part = access_rows(frame.iloc[places].reset_index(drop=True), windows, family_names=families)
-        reads = trace_reads(part, windows)
-        parts.append(inference.replace(reads, place=places[reads.place]))
-    got = settle(join_reads(parts), windows, families, len(frame))
-    assert got.certain.tolist() == whole.certain.tolist()
+    monkeypatch.setattr(cut, "ROWS_IN_SHARD", 500)
+    got = infer(frame, info=samples)
+    assert got.sure.tolist() == whole.sure.tolist()
     assert (got.hits_low, got.hits_high) == (whole.hits_low, whole.hits_high)
     assert np.nanmax(np.abs(got.p_hit - whole.p_hit)) < 0.01
+    assert int((got.outcome == HIT).sum()) == int((whole.outcome == HIT).sum()) == 700
 
 
 def test_too_many_windows_are_joined(monkeypatch: pytest.MonkeyPatch):
     frame = accesses([line(number, "GET", f"k:{number % 50}") for number in range(400)])
     samples = info(*((4 * number - 0.5, 4 * number, number, 3 * number, 5) for number in range(101)))
     fine = infer(frame, info=samples, config=NO_EVICTION)
-    monkeypatch.setattr(inference, "_MOST_CELLS", 10)
+    monkeypatch.setattr(windows, "_MOST_CELLS", 10)
     coarse = infer(frame, info=samples, config=NO_EVICTION)
     assert len(coarse.windows) < len(fine.windows)
     assert coarse.hits == pytest.approx(fine.hits, abs=1)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from coldcache.replay.ledger import counter_rise, miss_ledger
-from coldcache.replay.lifetimes import alive
-from coldcache.replay.order import positions
-from conftest import Stretch, case_of, case_of_stretches, event, heard, line, moment
+from coldcache.keys.families import looks_of
+from coldcache.replay.ledger import Ledger, counter_rise, miss_ledger
+from coldcache.replay.lifetimes import Named, alive
+from coldcache.replay.order import Moments, positions
+from coldcache.shards.cut import secret_of
+
+
+from conftest import START_US, Stretch, case_of, case_of_stretches, event, heard, line, moment
 
 
 def stored(at_ms: float, key: str, *options: str, value: str = "v"):
@@ -76,11 +82,9 @@ def test_alive_respects_writes_removals_and_expiry(tmp_path: Path):
     case = case_of(tmp_path / "c", items)
     ledger = miss_ledger(case)
     ping = case.accesses.loc[case.accesses["command"] == "PING"].iloc[0]
-    asked = pd.DataFrame(
-        {"db": 0, "key": ["short", "gone", "kept", "never"], "epoch": 0, "seq": ping["seq"], "t": ping["t"]}
-    ).astype({"db": "int32", "epoch": "int32", "key": "str"})
     # WHEN asked at the end THEN only the kept one is alive
-    assert alive(ledger, case.table("key_events"), case.accesses.head(0), asked).tolist() == [False, False, True, False]
+    found = [ask(ledger, key, 0, ping["seq"], 500) for key in ("short", "gone", "kept", "never")]
+    assert found == [False, False, True, False]
 
 
 def test_a_command_that_reads_and_writes_answers_no_read(tmp_path: Path):
@@ -208,10 +212,26 @@ def test_nodes_are_put_in_order_by_time_and_not_by_seq(tmp_path: Path):
     assert swapped["first_touch"].tolist() == [True, False]
 
 
-def ask(ledger, case, key: str, epoch: int, seq: int, at_ms: float) -> bool:
-    asked = pd.DataFrame({"db": [0], "key": [key], "epoch": [epoch], "seq": [seq], "t": [moment(at_ms)]})
-    flushes = case.accesses[case.accesses["command"].astype("str").eq("FLUSHALL")]
-    return bool(alive(ledger, case.table("key_events"), flushes, asked.astype({"db": "int32", "epoch": "int32"})).iloc[0])
+def ask(ledger: Ledger, key: str, epoch: int, seq: int, at_ms: float) -> bool:
+    """Whether a key of database 0 was alive."""
+    shards = ledger.replays.shards
+    (shard,) = (shards.shard(number) for number in range(shards.count))
+    name = looks_of(pa.array([key]), secret_of(ledger.case)).key
+    writes, gone = np.flatnonzero(shard.is_write & ~shard.is_("outcome", "refused")), shards.removals(0)
+    return bool(
+        alive(
+            Named(Moments(shard.epoch[writes], shard.seq[writes], shard.t_us[writes]), shard.key[writes], shard.db[writes]),
+            shard.ttl_ms[writes],
+            Named(Moments(gone.epoch, gone.seq, gone.t_us), gone.key, gone.db),
+            shards.flushes,
+            ledger.replays.plan.ends_us,
+            Named(
+                Moments(np.array([epoch], np.int32), np.array([seq]), np.array([START_US + round(at_ms * 1000)])),
+                name,
+                np.zeros(1, np.int32),
+            ),
+        )[0]
+    )
 
 
 def test_what_was_written_before_a_gap_is_not_known_to_be_alive_after_it(tmp_path: Path):
@@ -219,8 +239,8 @@ def test_what_was_written_before_a_gap_is_not_known_to_be_alive_after_it(tmp_pat
     second = Stretch(items=[line(1000, "PING")], start_ms=900, end_ms=1100)
     case = case_of_stretches(tmp_path / "c", [first, second])
     ledger = miss_ledger(case)
-    assert ask(ledger, case, "a", 0, case.accesses["seq"].min() + 1, 50)
-    assert not ask(ledger, case, "a", 1, case.accesses["seq"].max(), 1000)
+    assert ask(ledger, "a", 0, case.accesses["seq"].min() + 1, 50)
+    assert not ask(ledger, "a", 1, case.accesses["seq"].max(), 1000)
 
 
 @pytest.mark.parametrize("reader_first", [True, False])
@@ -230,9 +250,9 @@ def test_a_value_on_another_node_lives_on_through_the_flush_of_this_one(tmp_path
     reader = Stretch(items=[line(10, "FLUSHALL"), line(50, "PING")], start_ms=-1, end_ms=300, node="two:1")
     case = case_of_stretches(tmp_path / "c", [reader, writer] if reader_first else [writer, reader])
     ledger, ping = miss_ledger(case), case.accesses.iloc[-1]
-    assert ask(ledger, case, "a", ping["epoch"], ping["seq"], 50)
-    assert not ask(ledger, case, "b", ping["epoch"], ping["seq"], 50)
-    assert not ask(ledger, case, "a", ping["epoch"], ping["seq"], 200)  # the writer's epoch is over
+    assert ask(ledger, "a", ping["epoch"], ping["seq"], 50)
+    assert not ask(ledger, "b", ping["epoch"], ping["seq"], 50)
+    assert not ask(ledger, "a", ping["epoch"], ping["seq"], 200)  # the writer's epoch is over
 
 
 def test_a_counter_that_was_reset_began_again_at_zero():
@@ -242,5 +262,5 @@ def test_a_counter_that_was_reset_began_again_at_zero():
 
 
 def test_the_stream_decides_within_an_epoch_where_the_clock_stepped_back():
-    frame = pd.DataFrame({"epoch": 0, "seq": [1, 2, 3], "t": [moment(0), moment(10), moment(5)]})
-    assert positions(frame)[0].tolist() == [1, 2, 3]
+    moments = Moments(np.zeros(3, np.int32), np.array([1, 2, 3]), np.array([0, 10, 5]))
+    assert positions(moments)[0].tolist() == [1, 2, 3]

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from coldcache.case import Case, iso
 from coldcache.causes import integrity, key_states, keys, memory, payloads, ttl
-from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Finding, Investigation, NotTestable, RuledOut
+from coldcache.causes.facts import BASELINE, COLD_START, NEVER_FILLED, UNJUDGED, baseline_causes
+from coldcache.causes.key_states import Unclaimed
+from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Claim, Finding, Investigation, NotTestable, RuledOut, union
 from coldcache.memory.survivors import Survivors
 from coldcache.memory.trends import Trend, trend, unexplained_growth
 from coldcache.replay.ledger import Ledger
+from coldcache.replay.replayed import Ints, Replayed
+from coldcache.shards.workers import Workers
 from coldcache.showing import SelfShowing
 
 SCHEMA_VERSION = 1
@@ -46,7 +52,8 @@ class Diagnosis(SelfShowing):
     findings : the causes, what matters most first
     misses : pandas.DataFrame, one row per cause: ``cause``, ``count``, ``share``; sums to all misses,
         empty where they are not known
-    miss_causes : array over the ledger's reads: the miss's cause, None for a hit
+    miss_causes : MissCauses
+        Tells the cause of each miss, a shard at a time.
     """
 
     case: Case
@@ -55,7 +62,7 @@ class Diagnosis(SelfShowing):
     findings: tuple[Finding, ...]
     attributed: tuple[int, ...]
     misses: pd.DataFrame
-    miss_causes: np.ndarray
+    miss_causes: MissCauses
     ruled_out: tuple[RuledOut, ...]
     not_testable: tuple[NotTestable, ...]
     survivors: Survivors
@@ -72,7 +79,7 @@ class Diagnosis(SelfShowing):
             return self.findings[0].summary
         if self.verdict == HEALTHY:
             inferred = ", inferred" if self.ledger.basis == "inferred" else ""
-            cold = self._missed(key_states.COLD_START)
+            cold = self._missed(COLD_START)
             return (
                 f"The cache works: hit rate {self.ledger.hit_rate:.1%}{inferred}, and {cold:,} of the {self.ledger.misses:,} "
                 "misses are first reads of a key, which no repair can avoid."
@@ -86,7 +93,7 @@ class Diagnosis(SelfShowing):
         if self.ledger.hits is None:
             return "Only misses were recorded, without INFO, so the hit rate is not known: record with --mode exact."
         return (
-            f"{self._missed(key_states.UNJUDGED):,} of the {self.ledger.misses:,} misses cannot be judged: a gap, or the end of "
+            f"{self._missed(UNJUDGED):,} of the {self.ledger.misses:,} misses cannot be judged: a gap, or the end of "
             "the recording, hides what became of their keys. Record longer, without gaps."
         )
 
@@ -102,8 +109,7 @@ class Diagnosis(SelfShowing):
         """Return the hit rate were that finding alone repaired: its misses become hits."""
         if not self.ledger.total or self.ledger.hits is None or finding.memory_bytes:
             return None
-        weights = self.ledger.reads["lookups"].to_numpy()
-        return (self.ledger.hits + int(weights[finding.claims].sum())) / self.ledger.total
+        return (self.ledger.hits + finding.claimed_lookups) / self.ledger.total
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON of the contract."""
@@ -115,7 +121,7 @@ class Diagnosis(SelfShowing):
                 "start": iso(case.start),
                 "end": iso(case.end),
                 "nodes": max(1, len({epoch["node"] for epoch in case.epochs})),
-                "commands": commands_recorded(case),
+                "commands": ledger.replays.shards.commands,
                 "gaps": case.gaps,
             },
             "verdict": self.verdict,
@@ -204,7 +210,7 @@ class Diagnosis(SelfShowing):
                 lines.append(f"     edit       {finding.edit}")
             lines.append(f"     fix        {finding.fix.text}")
             predicted = self.predicted_hit_rate(finding)
-            if predicted is not None and self.ledger.hit_rate is not None and finding.claims.any():
+            if predicted is not None and self.ledger.hit_rate is not None and finding.claimed:
                 lines.append(f"     predicted  hit rate {self.ledger.hit_rate:.1%} -> {predicted:.1%}")
         return "\n".join(lines)
 
@@ -223,39 +229,38 @@ class Diagnosis(SelfShowing):
         return pd.DataFrame(rows, columns=["cause", "outcome", "why"])
 
 
-def commands_recorded(case: Case) -> int:
-    """Return how many commands the case holds: a command with several keys counts once, an event not at all."""
-    accesses = case.accesses
-    return int(((accesses["arg"].isna() | accesses["arg"].eq(0)) & accesses["command"].notna()).sum())
-
-
 def _round(number: float | None, digits: int = 4) -> float | None:
     return None if number is None else round(float(number), digits)
 
 
-def diagnose(case: Case) -> Diagnosis:
+def diagnose(case: Case, workers: Workers | None = None) -> Diagnosis:
     """Run every check on a case and attribute every miss.
+
+    Parameters
+    ----------
+    case : Case
+    workers : Workers, optional
+        Who does the work; this machine's cores by default.
 
     Raises
     ------
     DamagedCaseError
         A table of the case cannot be read.
+    SchedulerError
+        The workers of a cluster did not finish.
     """
-    investigation = Investigation.of(case)
+    investigation = Investigation.of(case, workers)
     ledger = investigation.ledger
     outcomes = [outcome for check in _CHECKS for outcome in check(investigation)]
     findings = [outcome for outcome in outcomes if isinstance(outcome, Finding)]
-    claimed = np.zeros(len(ledger.reads), dtype=bool)
-    for finding in findings:
-        claimed |= finding.claims
     elsewhere = {pair["reads"] for finding in findings for pair in finding.families if pair["reads"] != pair["writes"]}
-    baseline = key_states.baseline_causes(ledger.reads, filled_elsewhere=elsewhere)
-    unclaimed = investigation.is_miss & ~claimed
-    findings += key_states.suspects(investigation, baseline, unclaimed)
+    claimed = _claimed(ledger, findings, tuple(ledger.families.index(name) for name in sorted(elsewhere)))
+    unclaimed = _unclaimed(investigation, claimed)
+    findings += key_states.suspects(investigation, unclaimed)
     decided = {outcome.cause for outcome in outcomes} | {finding.cause for finding in findings}
-    outcomes += key_states.ruled_out(investigation, baseline, unclaimed, decided)
+    outcomes += key_states.ruled_out(investigation, unclaimed, decided)
+    counts = attribute([finding.cause for finding in findings], claimed.shared, unclaimed)
     findings = sorted(_one_per_cause(findings), key=_importance, reverse=True)
-    counts = attribute(ledger.reads, investigation.is_miss, findings, baseline)
     info, process = investigation.info, case.own_process
     found = {finding.cause for finding in findings}
     return Diagnosis(
@@ -263,9 +268,9 @@ def diagnose(case: Case) -> Diagnosis:
         ledger=ledger,
         verdict=_verdict(ledger, findings, counts),
         findings=tuple(findings),
-        attributed=tuple(_attributed(finding, findings, counts, ledger.reads) for finding in findings),
+        attributed=tuple(_attributed(finding, findings, counts) for finding in findings),
         misses=_miss_table(counts, ledger.misses or 0),
-        miss_causes=_labels(investigation.is_miss, findings, baseline),
+        miss_causes=MissCauses(tuple((finding.cause, finding.claims) for finding in findings), claimed.elsewhere),
         ruled_out=tuple(outcome for outcome in outcomes if isinstance(outcome, RuledOut)),
         not_testable=(
             *(outcome for outcome in outcomes if isinstance(outcome, NotTestable) and outcome.cause not in found),
@@ -294,7 +299,13 @@ def _one_per_cause(findings: list[Finding]) -> list[Finding]:
             first[f"{finding.cause}: {finding.edit}"] = finding
         elif finding.cause in first:
             kept = first[finding.cause]
-            first[finding.cause] = replace(kept, claims=kept.claims | finding.claims, families=kept.families + finding.families)
+            first[finding.cause] = replace(
+                kept,
+                claims=kept.claims + finding.claims,
+                claimed=kept.claimed + finding.claimed,
+                claimed_lookups=kept.claimed_lookups + finding.claimed_lookups,
+                families=kept.families + finding.families,
+            )
         else:
             first[finding.cause] = finding
     return list(first.values())
@@ -302,28 +313,96 @@ def _one_per_cause(findings: list[Finding]) -> list[Finding]:
 
 def _importance(finding: Finding) -> tuple[bool, int, int]:
     """Rank by the reads that a repair wins, then by the memory; a recording not to be trusted goes first."""
-    won = int(finding.claims.sum()) + finding.useless_hits
+    won = finding.claimed + finding.useless_hits
     return finding.cause == "incomplete_capture", won, finding.memory_bytes
 
 
-def attribute(reads: pd.DataFrame, is_miss: np.ndarray, findings: list[Finding], baseline: np.ndarray) -> dict[str, int]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Claimed:
+    """What findings claim of all misses.
+
+    Attributes
+    ----------
+    shared : dict of a set of findings to int
+        Look-ups that the findings of these numbers claim together, and no other does.
+    reads, lookups : int64 (families, ``BASELINE``)
+        What is claimed, by family and by what it would be put down to otherwise.
+    elsewhere : tuple of int
+        Families whose values were found under another name.
+    """
+
+    shared: dict[frozenset[int], int]
+    reads: Ints
+    lookups: Ints
+    elsewhere: tuple[int, ...]
+
+
+def _claimed(ledger: Ledger, findings: list[Finding], elsewhere: tuple[int, ...]) -> Claimed:
+    """Count the misses that findings claim, of all shards."""
+    empty = np.zeros((len(ledger.families), len(BASELINE)), np.int64)
+    claimed = Claimed({}, empty, empty, elsewhere)
+    claims = tuple(finding.claims for finding in findings)
+    if not any(claims):
+        return claimed
+    for shard in ledger.replays.map("sharing the misses out", partial(_claimed_in, claims, elsewhere)):
+        for those, count in shard.shared.items():
+            claimed.shared[those] = claimed.shared.get(those, 0) + count
+        claimed = replace(claimed, reads=claimed.reads + shard.reads, lookups=claimed.lookups + shard.lookups)
+    return claimed
+
+
+def _claimed_in(claims: tuple[tuple[Claim, ...], ...], elsewhere: tuple[int, ...], replayed: Replayed) -> Claimed:
+    """Count the misses that findings claim in a shard."""
+    shard = replayed.shard
+    masks = np.array([union(of_finding, replayed) & replayed.is_miss for of_finding in claims])
+    rows = np.flatnonzero(masks.any(axis=0))
+    patterns, which = np.unique(masks[:, rows], axis=1, return_inverse=True)
+    counts = np.bincount(which.ravel(), shard.lookups[rows], patterns.shape[1])
+    shared = {frozenset(np.flatnonzero(pattern).tolist()): int(count) for pattern, count in zip(patterns.T, counts, strict=True)}
+    cell = shard.family[rows].astype(np.int64) * len(BASELINE) + baseline_causes(replayed, elsewhere)[rows]
+    shape = (len(shard.families), len(BASELINE))
+    reads, lookups = (np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape) for weights in (None, shard.lookups[rows]))
+    return Claimed(shared, reads.astype(np.int64), lookups.astype(np.int64), elsewhere)
+
+
+def _unclaimed(investigation: Investigation, claimed: Claimed) -> Unclaimed:
+    """Return the misses that nothing claims, by what the states of their keys point to."""
+    never = [BASELINE.index(cause) for cause in (NEVER_FILLED, UNJUDGED, COLD_START)]
+    tables = []
+    for whole, taken in ((investigation.facts.causes, claimed.reads), (investigation.facts.cause_lookups, claimed.lookups)):
+        left = whole.copy()
+        # As `baseline_causes` has it: of values found elsewhere, what was never written here is cold.
+        for family in claimed.elsewhere:
+            cold = left[family, never].sum()
+            left[family, never] = 0
+            left[family, BASELINE.index(COLD_START)] = cold
+        tables.append(left - taken)
+    return Unclaimed(*tables)
+
+
+def attribute(causes: list[str], shared: dict[frozenset[int], int], unclaimed: Unclaimed) -> dict[str, int]:
     """Give every miss one cause; a miss that several repairs would mend is shared equally.
+
+    Parameters
+    ----------
+    causes : list of str
+        Of the findings, by number.
+    shared : dict of a set of findings to int
+        Look-ups that these findings claim together.
+    unclaimed : Unclaimed
 
     Returns
     -------
-    dict of cause to whole number of misses
+    dict of cause to whole number of look-ups
         Sums exactly to the misses: the fractions that sharing leaves go to the largest remainders.
     """
-    weights = reads["lookups"].to_numpy(dtype=float) * is_miss
-    claims = np.array([finding.claims for finding in findings], dtype=float).reshape(len(findings), len(reads))
-    claimants = claims.sum(axis=0)
     shares: dict[str, float] = {}
-    for finding, row in zip(findings, claims, strict=True):
-        mine = np.divide(row, claimants, out=np.zeros_like(row), where=claimants > 0)
-        shares[finding.cause] = shares.get(finding.cause, 0.0) + float((mine * weights).sum())
-    rest = pd.Series(weights[claimants == 0]).groupby(baseline[claimants == 0]).sum()
-    for cause, count in rest.items():
-        shares[str(cause)] = shares.get(str(cause), 0.0) + float(count)
+    for those, count in sorted(shared.items(), key=lambda item: sorted(item[0])):
+        for number in sorted(those):
+            shares[causes[number]] = shares.get(causes[number], 0.0) + count / len(those)
+    for number, cause in enumerate(BASELINE):
+        if count := int(unclaimed.lookups[:, number].sum()):
+            shares[cause] = shares.get(cause, 0.0) + count
     whole = {cause: int(share) for cause, share in shares.items()}
     left = round(sum(shares.values())) - sum(whole.values())
     for cause in sorted(shares, key=lambda name: shares[name] - whole[name], reverse=True)[:left]:
@@ -331,11 +410,40 @@ def attribute(reads: pd.DataFrame, is_miss: np.ndarray, findings: list[Finding],
     return whole
 
 
-def _attributed(finding: Finding, findings: list[Finding], counts: dict[str, int], reads: pd.DataFrame) -> int:
+def _attributed(finding: Finding, findings: list[Finding], counts: dict[str, int]) -> int:
     """Return a finding's misses; findings of one cause with different edits have their own claims."""
     if sum(other.cause == finding.cause for other in findings) == 1:
         return counts.get(finding.cause, 0)
-    return int(reads.loc[finding.claims, "lookups"].sum())
+    return finding.claimed_lookups
+
+
+@dataclass(frozen=True, slots=True)
+class MissCauses:
+    """Tells the cause of each miss.
+
+    Attributes
+    ----------
+    claims : tuple of (cause, claims)
+        Of the findings, what matters most first.
+    elsewhere : tuple of int
+        Families whose values were found under another name.
+    """
+
+    claims: tuple[tuple[str, tuple[Claim, ...]], ...]
+    elsewhere: tuple[int, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The causes that there may be."""
+        return tuple(dict.fromkeys([*BASELINE, *(cause for cause, _ in self.claims)]))
+
+    def of(self, replayed: Replayed) -> npt.NDArray[np.int8]:
+        """Return for each row of a shard the cause of its miss as an index in `names`; -1 for what is none."""
+        labels = baseline_causes(replayed, self.elsewhere)
+        for cause, claims in reversed(self.claims):
+            if claims:
+                labels[union(claims, replayed) & replayed.is_miss] = self.names.index(cause)
+        return labels
 
 
 def _miss_table(counts: dict[str, int], misses: int) -> pd.DataFrame:
@@ -344,24 +452,16 @@ def _miss_table(counts: dict[str, int], misses: int) -> pd.DataFrame:
     return table.assign(share=table["count"] / misses if misses else 0.0)
 
 
-def _labels(is_miss: np.ndarray, findings: list[Finding], baseline: np.ndarray) -> np.ndarray:
-    labels = baseline.copy()
-    labels[~is_miss] = None
-    for finding in reversed(findings):
-        labels[finding.claims & is_miss] = finding.cause
-    return labels
-
-
 def _verdict(ledger: Ledger, findings: list[Finding], counts: dict[str, int]) -> str:
     incomplete = any(finding.cause == "incomplete_capture" for finding in findings)
     if incomplete or not ledger.total:
         return FAULTY if any(finding.memory_bytes for finding in findings) else INSUFFICIENT
     if any(finding.verdict == CONFIRMED for finding in findings):
         return FAULTY
-    unjudged = key_states.noticeable(counts.get(key_states.UNJUDGED, 0), key_states.reads_known(ledger))
+    unjudged = key_states.noticeable(counts.get(UNJUDGED, 0), key_states.reads_known(ledger))
     return INSUFFICIENT if findings or unjudged or not ledger.hits else HEALTHY
 
 
 def _unchecked(outcomes: list[Any], findings: list[Finding]) -> list[NotTestable]:
     decided = {outcome.cause for outcome in outcomes} | {finding.cause for finding in findings}
-    return [NotTestable(cause, _NO_CHECK_YET) for cause in CAUSES if cause not in decided and cause != key_states.COLD_START]
+    return [NotTestable(cause, _NO_CHECK_YET) for cause in CAUSES if cause not in decided and cause != COLD_START]

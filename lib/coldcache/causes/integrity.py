@@ -38,13 +38,12 @@ def check_capture(investigation: Investigation) -> list[Outcome]:
         gaps = f"; {len(case.gaps)} gap{'s' * (len(case.gaps) > 1)}, {gap_s:.1f} s, left out ({reasons})" if case.gaps else ""
         return [RuledOut("incomplete_capture", why + gaps)]
     if share <= _FEW_PERCENT:
-        return [_mostly_gaps(investigation, gap_s, gap_share, reasons)]
+        return [_mostly_gaps(gap_s, gap_share, reasons)]
     return [
         Finding(
             cause="incomplete_capture",
             verdict=SUSPECTED,
             confidence=min(1.0, share),
-            claims=investigation.no_claims(),
             summary=(
                 f"The recording does not hold all traffic: {percent(min(1.0, share))} of the look-ups that INFO counted are "
                 f"missing or extra{f' ({reasons})' if reasons else ''}. Trust no other number of this case."
@@ -63,12 +62,11 @@ def gap_seconds(case: Case) -> tuple[float, float]:
     return seconds, min(1.0, seconds / span) if span > 0 else 0.0
 
 
-def _mostly_gaps(investigation: Investigation, gap_s: float, gap_share: float, reasons: str) -> Finding:
+def _mostly_gaps(gap_s: float, gap_share: float, reasons: str) -> Finding:
     return Finding(
         cause="incomplete_capture",
         verdict=SUSPECTED,
         confidence=gap_share,
-        claims=investigation.no_claims(),
         summary=(
             f"The recording has gaps for {percent(gap_share)} of its time ({gap_s:.1f} s: {reasons}). What was recorded is "
             "complete, but it may not stand for the rest."
@@ -86,7 +84,7 @@ def check_server_counters(investigation: Investigation) -> list[Outcome]:
         outcomes.append(RuledOut("eviction", "evicted_keys did not move (0)"))
     if _restarted(investigation.info):
         outcomes.append(NotTestable("flush", "a recording that begins after the restart: what it did to the keys was not seen"))
-    elif investigation.flushes.empty:
+    elif not investigation.flushed:
         if investigation.ledger.mode == EVENTS:
             outcomes.append(NotTestable("flush", f"the commands, for no event tells of a flush. Record {RECORD_EXACT}"))
         else:
@@ -98,10 +96,9 @@ def check_server_counters(investigation: Investigation) -> list[Outcome]:
             outcomes.append(
                 NotTestable("write_rejected", f"{rejected:,} calls were rejected; which, errorstats of the case may tell")
             )
-    writes = investigation.ledger.writes
     if not investigation.exact:
         outcomes.append(NotTestable("ttl_zero", f"writes and whether they were stored. Record {RECORD_EXACT}"))
-    elif not (writes["outcome"].eq("refused") & writes["ttl_form"].notna() & writes["condition"].isna()).any():
+    elif not investigation.facts.refused_with_ttl:
         outcomes.append(RuledOut("ttl_zero", "every SET with an expiry was stored"))
     return outcomes
 

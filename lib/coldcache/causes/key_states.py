@@ -7,9 +7,11 @@ finding, because a key state alone does not exclude that it is meant to be so.
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from dataclasses import dataclass
 
+import numpy as np
+
+from coldcache.causes.facts import BASELINE, UNJUDGED
 from coldcache.causes.outcomes import (
     RECORD_EXACT,
     SUSPECTED,
@@ -23,12 +25,8 @@ from coldcache.causes.outcomes import (
     percent,
 )
 from coldcache.replay.ledger import Ledger
+from coldcache.replay.replayed import Ints
 
-COLD_START = "cold_start"
-# A miss whose reason fell into a gap, or whose fill may have come after the end.
-UNJUDGED = "incomplete_capture"
-_BY_STATE = {"expired": "ttl_short", "evicted": "eviction", "deleted": "invalidation_storm", "flushed": "flush"}
-_NEVER_FILLED = "set_skipped"
 _NOTICEABLE = 0.05  # share of all reads
 _LEAST_MISSES = 20
 
@@ -51,25 +49,22 @@ _SAYINGS = {
 }
 
 
-def baseline_causes(reads: pd.DataFrame, *, filled_elsewhere: set[str]) -> np.ndarray:
-    """Return the cause that each read's key state points to, were it an unclaimed miss.
+@dataclass(frozen=True, slots=True, eq=False)
+class Unclaimed:
+    """Misses that no check claims, by family and cause, int64 (families, ``BASELINE``): as reads and as look-ups."""
 
-    A miss of a family whose values were found under another name is cold when it is unclaimed:
-    its value was not there yet either. A miss of a key whose state is not known, or that ends too
-    late in its epoch to tell whether a fill came, is the recording's fault, not the application's.
-    """
-    state = reads["key_state"].astype("str")
-    cause = state.map(_BY_STATE).astype("object")
-    cold = reads["first_touch"] | (reads["in_flight"] & reads["fill_ms"].notna()) | reads["family"].isin(filled_elsewhere)
-    never = state.isna() | ~state.isin(_BY_STATE)
-    cause = cause.mask(never, _NEVER_FILLED)
-    cause = cause.mask(never & (state.isna() | ~reads["fill_known"]), UNJUDGED)
-    return cause.mask(never & cold, COLD_START).to_numpy(dtype=object)
+    reads: Ints
+    lookups: Ints
+
+    def count(self, cause: str) -> int:
+        """Return how many reads are put down to a cause."""
+        return int(self.reads[:, BASELINE.index(cause)].sum())
 
 
 def reads_known(ledger: Ledger) -> int:
     """Return the reads that a count of misses is a share of: in ``events`` mode INFO's hits belong to them."""
-    return len(ledger.reads) if ledger.knows_outcomes else ledger.total or len(ledger.reads)
+    recorded = int(ledger.tally.reads.sum())
+    return recorded if ledger.knows_outcomes else ledger.total or recorded
 
 
 def noticeable(misses: int, reads: int) -> bool:
@@ -77,23 +72,25 @@ def noticeable(misses: int, reads: int) -> bool:
     return misses >= _LEAST_MISSES and misses >= _NOTICEABLE * reads
 
 
-def suspects(investigation: Investigation, causes: np.ndarray, unclaimed: np.ndarray) -> list[Finding]:
+def suspects(investigation: Investigation, unclaimed: Unclaimed) -> list[Finding]:
     """Return a suspected finding for every key state behind a noticeable share of the reads."""
-    reads, total = investigation.ledger.reads, reads_known(investigation.ledger)
+    total = reads_known(investigation.ledger)
     findings = []
     for cause, (what, advice) in _SAYINGS.items():
-        claims = unclaimed & (causes == cause)
-        count = int(claims.sum())
+        count, column = unclaimed.count(cause), BASELINE.index(cause)
         if not noticeable(count, total):
             continue
-        families = reads.loc[claims, "family"].value_counts().index[:5]
+        of_family = unclaimed.reads[:, column]
+        most = [name for name in np.argsort(-of_family, kind="stable")[:5] if of_family[name]]
+        families = [investigation.ledger.families[name] for name in most]
         findings.append(
             Finding(
                 cause=cause,
                 verdict=SUSPECTED,
                 confidence=0.5,
-                claims=claims,
-                families=tuple({"reads": str(name), "writes": str(name)} for name in families),
+                claimed=count,
+                claimed_lookups=int(unclaimed.lookups[:, column].sum()),
+                families=tuple({"reads": name, "writes": name} for name in families),
                 summary=f"{percent(count / total)} of the reads are misses {what}, most in {families[0]}.",
                 evidence=(Evidence(f"misses {what}", count),),
                 fix=Fix(cause, advice, ""),
@@ -102,7 +99,7 @@ def suspects(investigation: Investigation, causes: np.ndarray, unclaimed: np.nda
     return findings
 
 
-def ruled_out(investigation: Investigation, causes: np.ndarray, unclaimed: np.ndarray, decided: set[str]) -> list[Outcome]:
+def ruled_out(investigation: Investigation, unclaimed: Unclaimed, decided: set[str]) -> list[Outcome]:
     """Return the key states behind so few reads that they explain nothing, but for causes decided already.
 
     Where many misses have no known reason, or no read has a known outcome, nothing is ruled out.
@@ -111,10 +108,7 @@ def ruled_out(investigation: Investigation, causes: np.ndarray, unclaimed: np.nd
     left = [(cause, what) for cause, (what, _) in _SAYINGS.items() if cause not in decided and reads]
     if investigation.ledger.misses is None:
         return [NotTestable(cause, f"the outcome of each read. Record {RECORD_EXACT}") for cause, _ in left]
-    if noticeable(unjudged := int((unclaimed & (causes == UNJUDGED)).sum()), reads):
+    if noticeable(unjudged := unclaimed.count(UNJUDGED), reads):
         needs = f"a longer recording without gaps: what became of the keys of {unjudged:,} misses is not known"
         return [NotTestable(cause, needs) for cause, _ in left]
-    return [
-        RuledOut(cause, f"{int((unclaimed & (causes == cause)).sum()):,} of {reads:,} reads were misses {what}")
-        for cause, what in left
-    ]
+    return [RuledOut(cause, f"{unclaimed.count(cause):,} of {reads:,} reads were misses {what}") for cause, what in left]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections import defaultdict
+from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
 
 import numpy as np
-import pandas as pd
 
 from coldcache.causes.outcomes import (
     CONFIRMED,
@@ -20,14 +22,21 @@ from coldcache.causes.outcomes import (
     RuledOut,
     percent,
 )
-from coldcache.keys.families import VARIABLE, key_of, variable_parts_of
-from coldcache.keys.mismatch import ABSENT, MismatchedPair, mismatched_pairs
+from coldcache.keys.families import VARIABLE
+from coldcache.keys.mismatch import ABSENT, Lags, MismatchedPair, fit, lags_of, template_edit
 from coldcache.replay.ledger import EXACT
-from coldcache.replay.lifetimes import alive
+from coldcache.replay.lifetimes import Named, alive
+from coldcache.replay.order import Moments
+from coldcache.replay.replayed import Bools, Replayed
+from coldcache.replay.tally import Tally
+from coldcache.shards.shard import Shard
 
 _LEAST_READS = 20  # fewer reads of a family prove nothing
 _LEAST_AGREEMENT = 0.5  # (joined - control) / (1 - control); a true pair gives ~1, a wrong one ~0
 _MOSTLY_MISSES = 0.5
+_SEEN_TOGETHER = 0.05  # a family counts as only read if at most this share of its keys is written
+_MOST_FAMILIES = 1000  # on either side: every one is compared with every other
+_MOST_JOINED = 200_000  # writes of a pair: more do not move a share
 _NEARLY_EQUAL = 0.75  # of difflib's ratio: app and app1, not lastseen and ban
 _ENVIRONMENTS = frozenset(
     {"dev", "development", "test", "testing", "qa", "stage", "staging",
@@ -36,24 +45,57 @@ _ENVIRONMENTS = frozenset(
 _VERSION = re.compile(r"v?\d+([._-]\d+)*")
 
 
+@dataclass(frozen=True, slots=True)
+class AliveElsewhere:
+    """Claims the misses of a family whose value was alive under the name of another.
+
+    Attributes
+    ----------
+    read, written : int
+        The families.
+    """
+
+    read: int
+    written: int
+
+    def mask(self, replayed: Replayed) -> Bools:
+        """Return them."""
+        return self.among(replayed, replayed.is_miss)
+
+    def among(self, replayed: Replayed, candidates: Bools) -> Bools:
+        """Return the `candidates` whose counterpart under the written name was alive."""
+        shard = replayed.shard
+        asked = np.flatnonzero(candidates & (shard.family == self.read))
+        written = np.flatnonzero(replayed.is_done & (shard.family == self.written))
+        found = np.zeros(len(shard), bool)
+        if not len(asked) or not len(written):
+            return found
+        gone = replayed.removals
+        mine = gone.family == self.written
+        removed = Moments(gone.epoch[mine], gone.seq[mine], gone.t_us[mine])
+        removals = Named(removed, _in_database(gone.ids[mine], gone.db[mine]), gone.db[mine])
+        writes, reads = _named(shard, written), _named(shard, asked)
+        ends_us, flushes = replayed.plan.ends_us, replayed.shards.flushes
+        found[asked] = alive(writes, shard.ttl_ms[written], removals, flushes, ends_us, reads)
+        return found
+
+
+def _named(shard: Shard, rows: np.ndarray) -> Named:
+    moments = Moments(shard.epoch[rows], shard.seq[rows], shard.t_us[rows])
+    return Named(moments, _in_database(shard.ids[rows], shard.db[rows]), shard.db[rows])
+
+
+def _in_database(ids: np.ndarray, db: np.ndarray) -> np.ndarray:
+    return ids ^ (db.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+
+
 def check_key_mismatch(investigation: Investigation) -> list[Outcome]:
     """Look for families that are read under one name and written under another."""
-    ledger = investigation.ledger
-    written = ledger.writes[ledger.writes["outcome"].ne("refused")]
-    candidates = _may_have_missed(investigation)
-    miss_rate = pd.Series(candidates.astype(float)).groupby(ledger.reads["family"].to_numpy()).mean()
-    pairs = [
-        pair
-        for pair in mismatched_pairs(ledger.reads, written)
-        if VARIABLE in pair.reads
-        and agreement(pair) >= _LEAST_AGREEMENT
-        and ledger.reads["family"].eq(pair.reads).sum() >= _LEAST_READS
-        and miss_rate[pair.reads] >= _MOSTLY_MISSES
-    ]
+    pairs = [pair for pair in mismatched_pairs(investigation) if agreement(pair) >= _LEAST_AGREEMENT]
     by_edit: dict[tuple[str, str], list[MismatchedPair]] = defaultdict(list)
     for pair in pairs:
         by_edit[_cause(pair), pair.edit].append(pair)
-    found_all = [_finding(investigation, cause, edit, group, candidates) for (cause, edit), group in by_edit.items()]
+    found_all = [_finding(investigation, cause, edit, group) for (cause, edit), group in by_edit.items()]
     outcomes: list[Outcome] = [finding for finding in found_all if finding is not None]
     found = {outcome.cause for outcome in outcomes}
     why = "no family is read under one name and written under another"
@@ -61,9 +103,76 @@ def check_key_mismatch(investigation: Investigation) -> list[Outcome]:
     return outcomes
 
 
-def _may_have_missed(investigation: Investigation) -> np.ndarray:
-    """Return the reads that missed; where that is not known, all of them may have."""
-    return investigation.is_miss | (investigation.ledger.misses is None)
+def mismatched_pairs(investigation: Investigation) -> list[MismatchedPair]:
+    """Find families read under one name and written under another.
+
+    Returns
+    -------
+    list of MismatchedPair
+        Every read-only family that mostly misses with the write-only family that fits best, most reads first.
+        Nothing is claimed yet: the shares say how good the fit is.
+    """
+    tally, names = investigation.ledger.tally, investigation.ledger.families
+    missed = tally.reads if investigation.ledger.misses is None else tally.misses
+    only_read = (tally.read_keys > 0) & (tally.read_keys_written <= _SEEN_TOGETHER * tally.read_keys)
+    only_written = (tally.written_keys > 0) & (tally.written_keys_read <= _SEEN_TOGETHER * tally.written_keys)
+    suspicious = only_read & (tally.reads >= _LEAST_READS) & (missed >= _MOSTLY_MISSES * tally.reads)
+    edits: dict[tuple[int, int], tuple[str, bool]] = {}
+    for read in _most(tally.reads, suspicious):
+        for written in _most(tally.done_writes, only_written) if VARIABLE in names[read] else ():
+            if (edit := template_edit(names[written], names[read])) is not None:
+                edits[read, written] = edit
+    if not edits:
+        return []
+    joins = tuple(_Join(read, written, *_span(tally, read, written)) for read, written in edits)
+    lags = [
+        reduce(add, of_pair)
+        for of_pair in zip(*investigation.ledger.replays.map("joining keys", partial(_lags, joins)), strict=True)
+    ]
+    best: dict[int, MismatchedPair] = {}
+    for (read, written), edit, found in zip(edits, edits.values(), lags, strict=True):
+        pair = MismatchedPair(names[read], names[written], *edit, *found.shares())
+        best[read] = max(best.get(read, pair), pair, key=fit)
+    return list(best.values())
+
+
+def _most(counts: np.ndarray, chosen: np.ndarray) -> list[int]:
+    """Return the chosen families with the highest counts, in this order."""
+    found = np.flatnonzero(chosen)
+    return [int(family) for family in found[np.argsort(-counts[found], kind="stable")][:_MOST_FAMILIES]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Join:
+    """Two families to join: where they are read and written in time, µs; of so many ids one is looked at."""
+
+    read: int
+    written: int
+    start_us: int
+    end_us: int
+    step: int
+
+
+def _span(tally: Tally, read: int, written: int) -> tuple[int, int, int]:
+    """Return the time that reads and writes of two families span, µs, and of how many ids to look at one."""
+    start = min(tally.read_from_us[read], tally.written_from_us[written])
+    end = max(tally.read_until_us[read], tally.written_until_us[written])
+    return int(start), int(end), max(1, -(-int(tally.done_writes[written]) // _MOST_JOINED))
+
+
+def _lags(joins: tuple[_Join, ...], replayed: Replayed) -> list[Lags]:
+    """Return the lags of every pair in one shard."""
+    shard, is_done = replayed.shard, replayed.is_done
+    found = []
+    for join in joins:
+        drawn = (shard.ids >> np.uint64(8)) % np.uint64(join.step) == 0
+        read = np.flatnonzero(replayed.is_read & (shard.family == join.read) & drawn)
+        written = np.flatnonzero(is_done & (shard.family == join.written) & drawn)
+        span = (join.start_us, join.end_us)
+        found.append(
+            lags_of(shard.ids[read], shard.t_us[read], shard.ids[written], shard.t_us[written], span, replayed.shards.busy)
+        )
+    return found
 
 
 def _alike(written: str, read: str) -> bool:
@@ -90,35 +199,52 @@ def _cause(pair: MismatchedPair) -> str:
     return "key_prefix" if pair.leading else "key_naming"
 
 
-def _finding(
-    investigation: Investigation, cause: str, edit: str, pairs: list[MismatchedPair], candidates: np.ndarray
-) -> Finding | None:
+@dataclass(frozen=True, slots=True)
+class _Winning:
+    """Counts the reads that claims tell among all that may have missed."""
+
+    claims: tuple[AliveElsewhere, ...]
+    known: bool
+
+    def __call__(self, replayed: Replayed) -> int:
+        candidates = replayed.is_miss if self.known else replayed.is_read
+        won = np.zeros(len(candidates), bool)
+        for claim in self.claims:
+            won |= claim.among(replayed, candidates)
+        return int(won.sum())
+
+
+def _finding(investigation: Investigation, cause: str, edit: str, pairs: list[MismatchedPair]) -> Finding | None:
     """Return the finding of one edit, None where its repair would win nothing and so explains no miss."""
-    reads, mode, knows = investigation.ledger.reads, investigation.ledger.mode, investigation.ledger.misses is not None
-    found = np.zeros(len(reads), dtype=bool)
-    for pair in pairs:
-        found |= _would_have_hit(investigation, pair, candidates)
-    if not found.any():
+    ledger = investigation.ledger
+    mode, knows, tally = ledger.mode, ledger.misses is not None, ledger.tally
+    claims = tuple(AliveElsewhere(ledger.families.index(pair.reads), ledger.families.index(pair.writes)) for pair in pairs)
+    won = sum(ledger.replays.map("weighing a repair", _Winning(claims, knows)))
+    if not won:
         return None
-    in_families = reads["family"].isin([pair.reads for pair in pairs]).to_numpy()
-    asked, won = int((in_families & candidates).sum()), int(found.sum())
+    families = sorted({claim.read for claim in claims})
+    reads = int(tally.reads[families].sum())
+    asked = int(tally.misses[families].sum()) if knows else reads
+    claimed, lookups = investigation.claimed(claims) if knows else (0, 0)
     written, read = edit.split(" -> ")
     weakest = min(pairs, key=agreement)
     what = "misses" if knows else "reads"
     counted = f"{won:,} of the {asked:,} recorded {what} of {_names(pairs)} would have found their value under the other name."
     if mode == EXACT:
         counted = (
-            f"{percent(asked / max(1, int(in_families.sum())))} of the reads of {_names(pairs)} miss, "
+            f"{percent(asked / max(1, reads))} of the reads of {_names(pairs)} miss, "
             f"and {won:,} of these {asked:,} misses would have found their value under the other name."
         )
-    hits = (Evidence("reads of these families that hit", int(in_families.sum()) - asked),) if mode == EXACT else ()
+    hits = (Evidence("reads of these families that hit", reads - asked),) if mode == EXACT else ()
     return Finding(
         cause=cause,
         # Two families of unlike names may be two things that an application reads and writes by design;
         # and where no read is known to miss, nothing may be wrong at all.
         verdict=CONFIRMED if cause == "key_prefix" and knows and _alike(written, read) else SUSPECTED,
         confidence=agreement(weakest),
-        claims=found & investigation.is_miss,
+        claims=claims if knows else (),
+        claimed=claimed,
+        claimed_lookups=lookups,
         families=tuple({"reads": pair.reads, "writes": pair.writes} for pair in pairs),
         edit=edit,
         summary=f"The cache is written under {written} and read under {read}: {counted}",
@@ -144,18 +270,6 @@ def _names(pairs: list[MismatchedPair]) -> str:
     return " and ".join(pair.reads for pair in pairs[:3]) + (" and others" if len(pairs) > 3 else "")
 
 
-def _would_have_hit(investigation: Investigation, pair: MismatchedPair, candidates: np.ndarray) -> np.ndarray:
-    """Find the `candidates` of the read family whose counterpart under the written name was alive."""
-    ledger = investigation.ledger
-    chosen = ledger.reads["family"].eq(pair.reads).to_numpy() & candidates
-    asked = ledger.reads.loc[chosen, ["db", "key", "epoch", "seq", "t"]]
-    counterparts = {key: key_of(pair.writes, parts) for key, parts in variable_parts_of(asked["key"], pair.reads).items()}
-    asked = asked.assign(key=asked["key"].map(counterparts).astype("str"))
-    found = np.zeros(len(ledger.reads), dtype=bool)
-    found[np.flatnonzero(chosen)] = alive(ledger, investigation.key_events, investigation.flushes, asked).to_numpy()
-    return found
-
-
 def _key_builder(template: str) -> str:
     names = iter(f"part_{number}" for number in range(1, 1 + template.count(VARIABLE)))
     arguments = ", ".join(f"part_{number}" for number in range(1, 1 + template.count(VARIABLE)))
@@ -171,7 +285,7 @@ def _key_builder(template: str) -> str:
 
 def check_wrong_db(investigation: Investigation) -> list[Outcome]:
     """Rule out that reader and writer use different databases, where only one is used."""
-    databases = pd.unique(pd.concat([investigation.ledger.reads["db"], investigation.ledger.writes["db"]]))
+    databases = sorted(investigation.ledger.tally.databases)
     if len(databases) <= 1:
-        return [RuledOut("wrong_db", f"only database {int(databases[0]) if len(databases) else 0} is used")]
+        return [RuledOut("wrong_db", f"only database {databases[0] if databases else 0} is used")]
     return []

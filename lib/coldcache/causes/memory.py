@@ -43,7 +43,6 @@ def _finding(investigation: Investigation, leaks: list[GrowthSite]) -> Finding:
         cause="heap_leak",
         verdict=CONFIRMED,
         confidence=min(judged),
-        claims=investigation.no_claims(),
         memory_bytes=sum(site.size_bytes for site in leaks),
         summary=(
             f"The process keeps what {function} allocates ({file}, line {line}): {first.size_bytes / 1e6:.1f} MB in "

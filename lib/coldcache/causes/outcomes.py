@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, reduce
+from operator import add
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from coldcache.case import Case
-from coldcache.commands import FLUSHES
+from coldcache.causes.facts import Facts
 from coldcache.memory.survivors import Survivors, heap_survivors
 from coldcache.replay.ledger import EXACT, Ledger, counter_rise, miss_ledger
+from coldcache.replay.replayed import Bools, Replayed
+from coldcache.shards.workers import Workers
 
 CONFIRMED, SUSPECTED = "confirmed", "suspected"
 RECORD_EXACT = "commands and key events together: coldcache record --mode exact"
@@ -56,6 +59,13 @@ class Fix:
     code: str
 
 
+class Claim(Protocol):
+    """Tells the misses that a repair alone would have turned into hits, a shard at a time."""
+
+    def mask(self, replayed: Replayed) -> Bools:
+        """Return them, as one element a row of the shard."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Finding:
     """A cause that the evidence shows.
@@ -66,8 +76,10 @@ class Finding:
     confidence : float, 0 to 1
         How far the decisive measure lies above its control, 1 being as far as it can; not a
         probability.
-    claims : boolean array over the ledger's reads
-        The misses that this repair alone would have turned into hits.
+    claims : tuple of Claim
+        Together they tell the misses that this repair alone would have turned into hits.
+    claimed, claimed_lookups : int
+        How many reads these are, and how many look-ups of INFO's.
     useless_hits : int
         Hits whose value could not be used.
     memory_bytes : int
@@ -80,7 +92,9 @@ class Finding:
     summary: str
     evidence: tuple[Evidence, ...]
     fix: Fix
-    claims: np.ndarray
+    claims: tuple[Claim, ...] = ()
+    claimed: int = 0
+    claimed_lookups: int = 0
     families: tuple[dict[str, str], ...] = ()
     edit: str | None = None
     useless_hits: int = 0
@@ -114,9 +128,9 @@ class Investigation:
     ledger: Ledger = field(repr=False)
 
     @classmethod
-    def of(cls, case: Case) -> Investigation:
+    def of(cls, case: Case, workers: Workers | None = None) -> Investigation:
         """Return the investigation of a case."""
-        return cls(case, miss_ledger(case))
+        return cls(case, miss_ledger(case, workers))
 
     @cached_property
     def info(self) -> pd.DataFrame:
@@ -124,15 +138,14 @@ class Investigation:
         return self.case.table("info")
 
     @cached_property
-    def key_events(self) -> pd.DataFrame:
-        """Removals of keys."""
-        return self.case.table("key_events")
+    def facts(self) -> Facts:
+        """What the checks want to know of all shards."""
+        return reduce(add, self.ledger.replays.map("weighing the misses", Facts.of))
 
-    @cached_property
-    def flushes(self) -> pd.DataFrame:
-        """FLUSHALL and FLUSHDB lines: ``epoch``, ``seq``, ``t``, ``db``, ``command``."""
-        accesses = self.case.accesses[["epoch", "seq", "t", "db", "command"]]
-        return accesses[accesses["command"].astype("str").isin(FLUSHES)]
+    @property
+    def flushed(self) -> bool:
+        """Whether a FLUSHALL or FLUSHDB was recorded."""
+        return bool(len(self.ledger.replays.shards.flushes["seq"]))
 
     @cached_property
     def survivors(self) -> Survivors:
@@ -144,18 +157,38 @@ class Investigation:
         """Whether the outcome of every counted read is known."""
         return self.ledger.mode == EXACT
 
-    @cached_property
-    def is_miss(self) -> np.ndarray:
-        """Boolean over the ledger's reads."""
-        return self.ledger.reads["outcome"].eq("miss").to_numpy()
+    def by_family(self, **columns: np.ndarray) -> pd.DataFrame:
+        """Return columns with one element a family as a frame indexed by its name, sorted."""
+        index = pd.Index(self.ledger.families, dtype="str", name="family")
+        return pd.DataFrame(columns, index=index).sort_index()
 
-    def no_claims(self) -> np.ndarray:
-        """Return a claim on no miss."""
-        return np.zeros(len(self.ledger.reads), dtype=bool)
+    def claimed(self, claims: tuple[Claim, ...]) -> tuple[int, int]:
+        """Return how many reads claims tell together, and how many look-ups."""
+        found = self.ledger.replays.map("weighing a repair", _Counting(claims))
+        return sum(reads for reads, _ in found), sum(lookups for _, lookups in found)
 
     def counter_delta(self, counter: str) -> int | None:
         """Return by how much one of INFO's counters rose while it was recorded; None where INFO lacks it."""
         return counter_rise(self.info, counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counting:
+    """Counts what claims tell together."""
+
+    claims: tuple[Claim, ...]
+
+    def __call__(self, replayed: Replayed) -> tuple[int, int]:
+        mask = union(self.claims, replayed)
+        return int(mask.sum()), int(replayed.shard.lookups[mask].sum())
+
+
+def union(claims: tuple[Claim, ...], replayed: Replayed) -> Bools:
+    """Return the rows of a shard that any of the claims tells."""
+    mask = np.zeros(len(replayed.shard), bool)
+    for claim in claims:
+        mask |= claim.mask(replayed)
+    return mask
 
 
 Check = Callable[[Investigation], list[Outcome]]

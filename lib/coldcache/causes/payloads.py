@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from coldcache.causes.outcomes import (
@@ -43,17 +44,17 @@ def check_unused_hits(investigation: Investigation) -> list[Outcome]:
     if not investigation.exact:
         needs = f"single hits and the values written. Record {RECORD_EXACT}"
         return [NotTestable("serialization", needs), NotTestable("hit_unused", needs)]
-    reads = investigation.ledger.reads
-    hits = reads[reads["outcome"].eq("hit")]
-    if len(hits) < _LEAST_HITS:
+    tally = investigation.ledger.tally
+    hits, used = int(tally.hits.sum()), int(tally.useful.sum())
+    if hits < _LEAST_HITS:
         needs = f"at least {_LEAST_HITS} hits: record longer, or after the other causes are mended"
         return [NotTestable("serialization", needs), NotTestable("hit_unused", needs)]
-    families = hits.groupby("family", observed=True)["effective"].agg(hits="size", used="sum")
+    families = investigation.by_family(hits=tally.hits, used=tally.useful)
+    families = families[families["hits"] > 0]
     families["wasted"] = 1 - families["used"] / families["hits"]
     broken = families[(families["wasted"] >= _MOSTLY) & (families["hits"] >= _LEAST_HITS)]
     if broken.empty:
-        wasted = int((~hits["effective"]).sum())
-        why = f"{percent(1 - wasted / len(hits))} of the hits were used: {wasted:,} of {len(hits):,} were followed by a rewrite"
+        why = f"{percent(used / hits)} of the hits were used: {hits - used:,} of {hits:,} were followed by a rewrite"
         return [RuledOut("serialization", why), RuledOut("hit_unused", why)]
     intact = families[~families.index.isin(broken.index)]
     control = float(1 - intact["used"].sum() / intact["hits"].sum()) if len(intact) else None
@@ -67,7 +68,7 @@ def check_unused_hits(investigation: Investigation) -> list[Outcome]:
         outcomes.append(RuledOut("serialization", "the values of the families with rewritten hits can be read"))
     # A changed value is an update, such as a session's; the same value again is work done twice.
     if others := [name for name in broken.index if name not in unreadable and repeated.get(name, 0.0) >= _MOSTLY]:
-        outcomes.append(_unused(broken.loc[others], formats, control, investigation))
+        outcomes.append(_unused(broken.loc[others], formats, control))
     else:
         outcomes.append(RuledOut("hit_unused", "no family with readable values is rewritten with the same values"))
     return outcomes
@@ -75,18 +76,18 @@ def check_unused_hits(investigation: Investigation) -> list[Outcome]:
 
 def _repeated_share(investigation: Investigation) -> pd.Series:
     """Return, by family, the share of the rewrites after a hit that stored the same bytes again."""
-    writes = investigation.ledger.writes
-    rewrites = writes[writes["follows"].eq("hit")]
-    # The first write of a key in the recording has nothing to compare with.
-    known = rewrites[rewrites.duplicated(["db", "key"]) | rewrites["same_value"]]
-    return known.groupby("family", observed=True)["same_value"].mean()
+    facts = investigation.facts
+    rewrites = investigation.by_family(same=facts.rewrites_same, known=facts.rewrites)
+    rewrites = rewrites[rewrites["known"] > 0]  # the first write of a key in the recording has nothing to compare with
+    return rewrites["same"] / rewrites["known"]
 
 
 def _formats_by_family(investigation: Investigation) -> pd.Series:
     """Return the commonest class of the values written, by family."""
-    writes = investigation.ledger.writes
-    writes = writes[writes["outcome"].eq("written") & writes["value_format"].notna()]
-    return writes.groupby("family", observed=True)["value_format"].agg(lambda formats: formats.astype("str").mode().iloc[0])
+    counts, names = investigation.facts.formats_written, investigation.ledger.replays.shards.vocabulary.value_format
+    known = np.flatnonzero(counts.sum(axis=1))
+    commonest = [names[int(np.argmax(counts[family]))] for family in known]
+    return pd.Series(commonest, index=[investigation.ledger.families[family] for family in known], dtype="str")
 
 
 def _finding(
@@ -97,16 +98,16 @@ def _finding(
     meant = inside or "json"
     wasted = int((broken["hits"] - broken["used"]).sum())
     text, code = _WAYS_OUT.get(kind, ("Store what the reader reads: one encoder, one decoder, in one place.", ""))
-    writes = investigation.ledger.writes
-    ours = writes[writes["family"].isin(broken.index) & writes["value_format"].notna()]
-    share = float(ours["value_format"].astype("str").map(is_unreadable).mean())
+    ours = [family for family, name in enumerate(investigation.ledger.families) if name in broken.index]
+    written = investigation.facts.formats[ours].sum(axis=0)
+    unreadable = [is_unreadable(name) for name in investigation.ledger.replays.shards.vocabulary.value_format]
+    share = float(written[np.array(unreadable, bool)].sum() / written.sum())
     wasted_share = wasted / int(broken["hits"].sum())
     return Finding(
         cause="serialization",
         # The same bytes again and again: the work is repeated. Changing ones may be updates by design.
         verdict=CONFIRMED if repeated.reindex(broken.index).fillna(0.0).min() >= _MOSTLY else SUSPECTED,
         confidence=wasted_share - (control or 0.0),
-        claims=investigation.no_claims(),
         useless_hits=wasted,
         families=tuple({"reads": str(name), "writes": str(name)} for name in broken.index),
         edit=f"{kind} -> {meant}",
@@ -136,14 +137,13 @@ def _described(kind: str, inside: str) -> str:
     return f"{what} around {inside}" if inside else what
 
 
-def _unused(broken: pd.DataFrame, formats: pd.Series, control: float | None, investigation: Investigation) -> Finding:
+def _unused(broken: pd.DataFrame, formats: pd.Series, control: float | None) -> Finding:
     wasted = int((broken["hits"] - broken["used"]).sum())
     names = " and ".join(map(str, broken.index[:3]))
     return Finding(
         cause="hit_unused",
         verdict=SUSPECTED,
         confidence=wasted / int(broken["hits"].sum()) - (control or 0.0),
-        claims=investigation.no_claims(),
         useless_hits=wasted,
         families=tuple({"reads": str(name), "writes": str(name)} for name in broken.index),
         summary=(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-import pandas as pd
 
 from coldcache.causes.outcomes import (
     CONFIRMED,
@@ -19,10 +19,13 @@ from coldcache.causes.outcomes import (
     RuledOut,
     percent,
 )
-from coldcache.replay.lifetimes import last_writes
+from coldcache.replay.inference import KEY_STATES
+from coldcache.replay.replayed import Bools, Replayed
+from coldcache.shards.shard import NULL
 
 _IN_MILLISECONDS = {"PX": "EX", "PSETEX": "SETEX", "PEXPIRE": "EXPIRE"}
 _LEAST_MISSES = 20
+_MOST_AGES = 200_000  # of a shard: more do not move a median
 _DOMINANT = 0.8  # share of a family's writes that carry the same time to live
 _FAR_LATER = 3.0  # median age at the miss over the time to live; a TTL merely too short is near 1
 _ROUND_SECONDS = 60
@@ -32,95 +35,130 @@ _ROUND_MILLISECONDS = 1000
 @dataclass(frozen=True, slots=True)
 class _Suspect:
     family: str
-    form: str
     number: int
+    form: str
+    ttl: int
     misses: int
     age_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outlived:
+    """Claims the misses of expired keys whose time to live, a thousand times as long, would have kept them."""
+
+    families: tuple[int, ...]
+
+    def mask(self, replayed: Replayed) -> Bools:
+        """Return them."""
+        pairs = replayed.pairs
+        mortal = pairs.written_ttl_ms != NULL
+        kept = mortal & (pairs.written_us < np.where(mortal, pairs.written_ttl_ms, 0) * 1_000_000)
+        return _expired(replayed) & kept & np.isin(replayed.shard.family, self.families)
+
+
+def _expired(replayed: Replayed) -> Bools:
+    """Return which rows are misses of a key that had expired, written in the same epoch: its age is known."""
+    expired = replayed.is_miss & (replayed.state == KEY_STATES.index("expired"))
+    return expired & (replayed.pairs.written_us >= 0)
+
+
+def _ages_ms(families: tuple[int, ...], replayed: Replayed) -> tuple[np.ndarray, np.ndarray]:
+    """Return the family, and the age of the value at the miss, of the misses of expired keys of some families."""
+    rows = np.flatnonzero(_expired(replayed) & np.isin(replayed.shard.family, families))
+    rows = rows[:: max(1, -(-len(rows) // _MOST_AGES))]
+    return replayed.shard.family[rows], replayed.pairs.written_us[rows] / 1000
 
 
 def check_ttl_unit(investigation: Investigation) -> list[Outcome]:
     """Look for times to live in milliseconds that are round in seconds, and expire far too early."""
     if not investigation.exact:
         return [NotTestable("ttl_unit", f"the times to live that were asked for. Record {RECORD_EXACT}")]
-    reads = investigation.ledger.reads
-    expired = reads["key_state"].astype("str").eq("expired").to_numpy() & investigation.is_miss
-    if not expired.any():
+    facts = investigation.facts
+    if not facts.expired.any():
         return [RuledOut("ttl_unit", "no read missed because its key had expired"), _short_ruled_out()]
-    asked = reads.loc[expired, ["db", "key", "epoch", "seq", "t", "family"]]
-    before = last_writes(investigation.ledger.writes, asked)
-    # Of a key written before a gap, neither the age nor the time to live is known.
-    before = before.mask(before["write_epoch"].ne(asked["epoch"]))
-    age_ms = (asked["t"] - before["write_t"]) / pd.Timedelta(1, "ms")
-    suspects = [
-        suspect
-        for family, rows in asked.groupby("family", observed=True)
-        if (suspect := _suspect(investigation, str(family), age_ms.loc[rows.index].dropna())) is not None
-    ]
+    candidates = {
+        family: asked
+        for family in np.flatnonzero(facts.expired)
+        if (asked := _in_other_unit(investigation, int(family))) is not None
+    }
+    suspects = _suspects(investigation, candidates) if candidates else []
     if not suspects:
         return [RuledOut("ttl_unit", "no time to live that reads expired under is round in the other unit")]
     # The repaired value would have lived a thousand times as long.
-    caught = (age_ms < before["ttl_ms"] * 1000) & asked["family"].isin([suspect.family for suspect in suspects])
-    claims = investigation.no_claims()
-    claims[np.flatnonzero(expired)] = caught.to_numpy()
-    return [_finding(investigation, suspects, claims)]
+    return [_finding(investigation, suspects, Outlived(tuple(suspect.number for suspect in suspects)))]
 
 
 def _short_ruled_out() -> RuledOut:
     return RuledOut("ttl_short", "no read missed because its key had expired")
 
 
-def _suspect(investigation: Investigation, family: str, age_ms: pd.Series) -> _Suspect | None:
-    writes = investigation.ledger.writes
-    writes = writes[writes["family"].eq(family) & writes["outcome"].eq("written")]
-    forms = writes["ttl_form"].astype("str").value_counts()
-    if forms.empty or forms.index[0] not in _IN_MILLISECONDS or len(age_ms) < _LEAST_MISSES:
+def _in_other_unit(investigation: Investigation, family: int) -> tuple[str, int] | None:
+    """Return form and number of a family's times to live, if most of them look like seconds given as milliseconds."""
+    facts, words = investigation.facts, investigation.ledger.replays.shards.vocabulary
+    forms = facts.forms[family]
+    if not forms.any() or (form := words.ttl_form[int(np.argmax(forms))]) not in _IN_MILLISECONDS:
         return None
-    form = forms.index[0]
-    numbers = writes.loc[writes["ttl_form"].eq(form), "ttl_ms"].value_counts()
-    number, times = int(numbers.index[0]), int(numbers.iloc[0])
+    mine = (facts.ttl_family == family) & (facts.ttl_form == words.ttl_form.index(form))
+    numbers, which = np.unique(facts.ttl_ms[mine], return_inverse=True)
+    times = np.bincount(which, facts.ttl_count[mine])
+    number = int(numbers[np.argmax(times)])
     looks_like_seconds = number % _ROUND_SECONDS == 0 and number % _ROUND_MILLISECONDS != 0
     # A lock or a debounce is meant to be short: it is written with NX.
-    conditional = writes["condition"].astype("str").str.contains("NX").mean() > 0.5
-    ratio = float((age_ms / number).median())
-    if times / len(writes) < _DOMINANT or not looks_like_seconds or conditional or ratio < _FAR_LATER:
-        return None
-    return _Suspect(family, form, number, len(age_ms), ratio)
+    conditional = facts.written_nx[family] > 0.5 * facts.written[family]
+    dominant = times.max() >= _DOMINANT * facts.written[family]
+    return (form, number) if dominant and looks_like_seconds and not conditional else None
 
 
-def _finding(investigation: Investigation, suspects: list[_Suspect], claims: np.ndarray) -> Finding:
+def _suspects(investigation: Investigation, candidates: dict[np.intp, tuple[str, int]]) -> list[_Suspect]:
+    """Return the families whose values had expired long before they were read again."""
+    families = tuple(int(family) for family in candidates)
+    found = investigation.ledger.replays.map("looking at ages", partial(_ages_ms, families))
+    of, ages = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    suspects = []
+    for family, (form, number) in candidates.items():
+        age_ms = ages[of == family]
+        if len(age_ms) >= _LEAST_MISSES and (ratio := float(np.median(age_ms / number))) >= _FAR_LATER:
+            name = investigation.ledger.families[family]
+            suspects.append(_Suspect(name, int(family), form, number, len(age_ms), ratio))
+    return suspects
+
+
+def _finding(investigation: Investigation, suspects: list[_Suspect], claim: Outlived) -> Finding:
     suspects = sorted(suspects, key=lambda suspect: (-suspect.misses, suspect.family))
     first = suspects[0]
     meant = _IN_MILLISECONDS[first.form]
-    reads = investigation.ledger.reads
-    in_families = reads["family"].isin([suspect.family for suspect in suspects]).to_numpy()
-    expired = int((in_families & reads["key_state"].astype("str").eq("expired").to_numpy()).sum())
+    expired = int(investigation.facts.expired[[suspect.number for suspect in suspects]].sum())
+    claimed, lookups = investigation.claimed((claim,))
+    misses = int(investigation.ledger.tally.misses.sum())
     names = " and ".join(suspect.family for suspect in suspects[:3])
     return Finding(
         cause="ttl_unit",
         verdict=CONFIRMED,
-        confidence=float(claims.sum() / expired) if expired else 0.0,
-        claims=claims,
+        confidence=claimed / expired if expired else 0.0,
+        claims=(claim,),
+        claimed=claimed,
+        claimed_lookups=lookups,
         families=tuple({"reads": suspect.family, "writes": suspect.family} for suspect in suspects),
-        edit=f"{first.form} {first.number} -> {meant} {first.number}",
+        edit=f"{first.form} {first.ttl} -> {meant} {first.ttl}",
         summary=(
-            f"{names} are stored for {first.number} milliseconds where {first.number} seconds were meant: "
-            f"{percent(claims.sum() / max(1, investigation.is_miss.sum()))} of all misses are reads of a value that "
+            f"{names} are stored for {first.ttl} milliseconds where {first.ttl} seconds were meant: "
+            f"{percent(claimed / max(1, misses))} of all misses are reads of a value that "
             f"had just expired."
         ),
         evidence=(
             Evidence(
-                f"median age of the value at the miss over its time to live ({first.number} ms); "
+                f"median age of the value at the miss over its time to live ({first.ttl} ms); "
                 "control: 1, where a time to live is merely a little short",
                 first.age_ratio,
                 1.0,
             ),
             Evidence("misses of a key that had expired", expired),
-            Evidence(f"of these, a time to live of {first.number} s would have kept", int(claims.sum())),
+            Evidence(f"of these, a time to live of {first.ttl} s would have kept", claimed),
         ),
         fix=Fix(
             "ttl_unit",
-            f"Give the time to live in seconds: {meant} {first.number} instead of {first.form} {first.number}.",
-            f"cache.set(key, value, ex={first.number})      # not px={first.number}\n"
-            f"// Node.js: await client.set(key, value, {{ EX: {first.number} }})\n",
+            f"Give the time to live in seconds: {meant} {first.ttl} instead of {first.form} {first.ttl}.",
+            f"cache.set(key, value, ex={first.ttl})      # not px={first.ttl}\n"
+            f"// Node.js: await client.set(key, value, {{ EX: {first.ttl} }})\n",
         ),
     )

@@ -42,6 +42,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from coldcache.keys import families_kernel as kernel
 from coldcache.sources.monitor import escape
@@ -144,6 +145,99 @@ def key_families(keys: pd.Series) -> pd.Series:
     return pd.Series(pd.array(families, dtype="str"), index=index, name="family")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Looks:
+    """What keys look like, one element each, uint64; see :func:`looks_of`.
+
+    key : the hash of the key itself
+    template : of the key with a star for each identifier
+    ids : of its identifiers in their order, 0 where it has none
+    """
+
+    key: _Hashes
+    template: _Hashes
+    ids: _Hashes
+
+
+def looks_of(keys: pa.Array, secret: _Hashes) -> Looks:
+    """Return what each key looks like; a null is taken as the empty key.
+
+    Parameters
+    ----------
+    keys : pyarrow.Array of string or large_string
+        Keys in Redis's printable escape.
+    secret : two uint64
+        Key of the hashes. The same keys give the same hashes wherever it is the same.
+    """
+    data, bounds = _bytes_of(keys.cast(pa.large_string()))
+    longest = int(np.diff(bounds).max(initial=0))
+    tokens = kernel.Tokens(*(np.empty(longest + 2, kind) for kind in (np.int64, np.int64, np.uint8, np.int64)))
+    text = np.empty(2 * longest + 2 + len(_JAVA_PREFIX), np.uint8)
+    looks = Looks(*(np.empty(len(keys), np.uint64) for _ in range(3)))
+    kernel.look_up(data, bounds, secret, tokens, text, looks.key, looks.template, looks.ids)
+    return looks
+
+
+def templates_of(keys: pa.Array, looks: Looks) -> tuple[_Ints, _Hashes, pa.Array]:
+    """Return the different templates of some keys by looks, in order of first appearance.
+
+    Returns
+    -------
+    (number, hashes, templates)
+        `number` : of each key, the place of its template in the other two; `hashes` : uint64; `templates` : their texts.
+    """
+    number, hashes = pd.factorize(looks.template)
+    first = np.full(len(hashes), len(number), np.int64)
+    np.minimum.at(first, number, np.arange(len(number)))
+    return number, hashes, _stars_for_identifiers(keys.take(pa.array(first)).fill_null(""))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Families:
+    """The families of all keys of a case, and how to tell a key's.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The families' templates.
+    template : uint64, sorted
+        Hashes of the templates by looks.
+    code : int32, one a template
+        Its family: index in `names`.
+    further : uint64, one a template
+        Hash of those of its tokens that are stars in the family, though not by their looks; 0 without.
+    """
+
+    names: tuple[str, ...]
+    template: _Hashes
+    code: npt.NDArray[np.int32]
+    further: _Hashes
+
+    @classmethod
+    def of_templates(cls, hashes: _Hashes, templates: pa.Array, secret: _Hashes) -> Families:
+        """Return the families of templates by looks; all those of a case at once, for they depend on each other."""
+        if not len(hashes):
+            return cls((), hashes, np.empty(0, np.int32), np.empty(0, np.uint64))
+        # In the order of the texts: the families are numbered alike wherever their keys were found first.
+        order = pc.sort_indices(templates).to_numpy()
+        text = _Tokenised.of(templates.take(pa.array(order)).cast(pa.large_string()))
+        written = _written_for_many(text)
+        families = text.rendered(written).dictionary_encode()
+        further = np.empty(len(order), np.uint64)
+        only_further = np.where(text.tokens.look == kernel.IDENTIFIER, kernel.LITERAL, written).astype(np.uint8)
+        kernel.ids_at_stars(text.data, text.tokens, only_further, secret, further)
+        sorted_hashes = np.argsort(hashes[order])
+        return cls(
+            tuple(families.dictionary.to_pylist()), hashes[order][sorted_hashes],
+            families.indices.to_numpy().astype(np.int32)[sorted_hashes], further[sorted_hashes],
+        )  # fmt: skip
+
+    def of(self, template: _Hashes) -> tuple[npt.NDArray[np.int32], _Hashes]:
+        """Return the family of each template, and the hash of its further stars."""
+        place = np.searchsorted(self.template, template)
+        return self.code[place], self.further[place]
+
+
 def families_of(keys: pa.Array) -> tuple[npt.NDArray[np.int32], list[str]]:
     """Return the family of every key, as codes.
 
@@ -160,11 +254,12 @@ def families_of(keys: pa.Array) -> tuple[npt.NDArray[np.int32], list[str]]:
     """
     if not len(keys):
         return np.empty(0, np.int32), []
-    chunks = (keys.slice(at, _CHUNK_KEYS) for at in range(0, len(keys), _CHUNK_KEYS))
-    by_looks = pa.chunked_array([_stars_for_identifiers(chunk) for chunk in chunks]).unify_dictionaries()
-    families = _stars_for_many(by_looks.chunk(0).dictionary).dictionary_encode()
-    of_template = families.indices.to_numpy()
-    return np.concatenate([of_template[chunk.indices.to_numpy()] for chunk in by_looks.chunks]), families.dictionary.to_pylist()
+    secret = np.frombuffer(secrets.token_bytes(16), np.uint64)
+    looks = looks_of(keys, secret)
+    number, hashes, templates = templates_of(keys, looks)
+    families = Families.of_templates(hashes, templates, secret)
+    codes, names = pd.factorize(families.of(hashes)[0][number])
+    return codes.astype(np.int32), [families.names[name] for name in names]
 
 
 def _distinct_texts(texts: pa.Array) -> pa.Array:
@@ -212,22 +307,22 @@ class _Tokenised:
     def rendered(self, written: _Bytes) -> pa.Array:
         """Return the texts with `written` of each token, see :func:`coldcache.keys.families_kernel.render`."""
         bounds = np.empty(len(self.tokens.first), np.int64)
-        most = int(self.tokens.end[-1] - self.tokens.start[0]) + len(self.tokens.start)
+        count = len(self.tokens.start)
+        most = int(self.tokens.end[-1] - self.tokens.start[0]) + count if count else 0
         out = np.empty(most, np.uint8)
         kernel.render(self.data, self.tokens, written, out, bounds)
         return pa.Array.from_buffers(pa.large_string(), len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(out)])
 
 
-def _stars_for_identifiers(keys: pa.Array) -> pa.DictionaryArray:
+def _stars_for_identifiers(keys: pa.Array) -> pa.Array:
     """Return the keys with a star for each token that is an identifier by its looks."""
     text = _Tokenised.of(keys.cast(pa.large_string()))
     is_identifier = text.tokens.look == kernel.IDENTIFIER
-    return text.rendered(np.where(is_identifier, kernel.STAR, kernel.LITERAL).astype(np.uint8)).dictionary_encode()
+    return text.rendered(np.where(is_identifier, kernel.STAR, kernel.LITERAL).astype(np.uint8))
 
 
-def _stars_for_many(templates: pa.Array) -> pa.Array:
-    """Return the family of each template: too many tokens at one position become stars."""
-    text = _Tokenised.of(templates)
+def _written_for_many(text: _Tokenised) -> _Bytes:
+    """Return what is written of each token of all templates: too many at one position become stars."""
     tokens = text.tokens
     counts = np.diff(tokens.first)
     rows = np.repeat(np.arange(len(counts)), counts)
@@ -243,7 +338,7 @@ def _stars_for_many(templates: pa.Array) -> pa.Array:
         inside = (written[leads] == kernel.STAR)[rows]  # with those that were stars already: they are one group now
         slots = shapes[rows[inside]] + places[inside]
         written[inside] = _starred(written[inside], tokens.look[inside], words[inside], within=slots)
-    return text.rendered(written)
+    return written
 
 
 def _starred(written: _Bytes, look: _Bytes, words: _Hashes, *, within: _Hashes) -> _Bytes:

@@ -229,15 +229,17 @@ def _look(data: Any, start: int, end: int, kinds: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _add(data: Any, tokens: Tokens, count: int, start: int, end: int, kinds: int) -> int:
-    tokens.start[count] = start
-    tokens.end[count] = end
-    tokens.look[count] = _look(data, start, end, kinds)
+def _add(data: Any, starts: Any, ends: Any, looks: Any, count: int, start: int, end: int, kinds: int) -> int:
+    starts[count] = start
+    ends[count] = end
+    looks[count] = _look(data, start, end, kinds)
     return count + 1
 
 
 @njit(nogil=True, cache=True)
-def _cut_run(data: Any, run: int, run_end: int, base64_start: int, base64_end: int, tokens: Tokens, count: int) -> int:
+def _cut_run(
+    data: Any, run: int, run_end: int, base64_start: int, base64_end: int, starts: Any, ends: Any, looks: Any, count: int
+) -> int:
     """Add the tokens between two separators that are neither dash nor underscore."""
     start = p = run
     kinds = 0
@@ -259,7 +261,7 @@ def _cut_run(data: Any, run: int, run_end: int, base64_start: int, base64_end: i
                 kinds = _SEPARATOR
                 p += 1
                 continue
-        count = _add(data, tokens, count, start, p, kinds)
+        count = _add(data, starts, ends, looks, count, start, p, kinds)
         if p == run_end:
             return count
         start = p = p + 1
@@ -267,11 +269,11 @@ def _cut_run(data: Any, run: int, run_end: int, base64_start: int, base64_end: i
 
 
 @njit(nogil=True, cache=True)
-def _tokenise_one(data: Any, at: int, end: int, tokens: Tokens, count: int) -> int:
+def _tokenise_one(data: Any, at: int, end: int, starts: Any, ends: Any, looks: Any, count: int) -> int:
     run = _java_end(data, at, end)
     first = count
     if run > at:
-        count = _add(data, tokens, count, at, at, _kinds(data, at, at))
+        count = _add(data, starts, ends, looks, count, at, at, _kinds(data, at, at))
     while True:
         run_end, kinds = run, 0
         while run_end < end and not _is_hard(data[run_end]):
@@ -282,27 +284,28 @@ def _tokenise_one(data: Any, at: int, end: int, tokens: Tokens, count: int) -> i
             base64_start, base64_end = _base64url(data, run, run_end, end, kinds)
         if base64_start >= 0 or kinds & _SEPARATOR:
             run_end = max(run_end, base64_end)
-            count = _cut_run(data, run, run_end, base64_start, base64_end, tokens, count)
+            count = _cut_run(data, run, run_end, base64_start, base64_end, starts, ends, looks, count)
         else:
-            count = _add(data, tokens, count, run, run_end, kinds)
+            count = _add(data, starts, ends, looks, count, run, run_end, kinds)
         if run_end == end:
             break
         run = run_end + 1
     # Django's `:1:img`, and no id: nothing stands before it.
-    if count - first > 2 and tokens.end[first] == at and data[at] == _COLON and data[tokens.end[first + 1]] == _COLON:
-        size = tokens.end[first + 1] - tokens.start[first + 1]
-        digits = _kinds(data, tokens.start[first + 1], tokens.end[first + 1]) == _DIGIT
-        if digits and size <= _LONGEST_INFIX and data[tokens.start[first + 1]] != _ZERO:
-            tokens.look[first + 1] = INFIX
+    if count - first > 2 and ends[first] == at and data[at] == _COLON and data[ends[first + 1]] == _COLON:
+        size = ends[first + 1] - starts[first + 1]
+        digits = _kinds(data, starts[first + 1], ends[first + 1]) == _DIGIT
+        if digits and size <= _LONGEST_INFIX and data[starts[first + 1]] != _ZERO:
+            looks[first + 1] = INFIX
     return count
 
 
 @njit(nogil=True, cache=True)
 def tokenise(data: Any, bounds: Any, tokens: Tokens) -> None:
     """Fill in the tokens of all keys. Each separator byte, and each key, makes one more at most."""
-    tokens.first[0] = 0
+    starts, ends, looks, first = tokens.start, tokens.end, tokens.look, tokens.first
+    first[0] = 0
     for row in range(len(bounds) - 1):
-        tokens.first[row + 1] = _tokenise_one(data, bounds[row], bounds[row + 1], tokens, tokens.first[row])
+        first[row + 1] = _tokenise_one(data, bounds[row], bounds[row + 1], starts, ends, looks, first[row])
 
 
 @njit(nogil=True, cache=True)
@@ -337,6 +340,69 @@ def render(data: Any, tokens: Tokens, written: Any, out: Any, out_bounds: Any) -
                 out[p] = _STAR
                 p += 1
     out_bounds[len(tokens.first) - 1] = p
+
+
+@njit(nogil=True, cache=True)
+def _template_hash(data: Any, starts: Any, ends: Any, looks: Any, count: int, text: Any, k0: Any, k1: Any) -> Any:
+    """Return the hash of a key with a star for each identifier, written to `text` as :func:`render` would."""
+    p = 0
+    for token in range(count):
+        start, end = starts[token], ends[token]
+        if token:
+            separator = ends[token - 1]
+            if start - separator > 1:
+                for j in range(len(_JAVA)):
+                    text[p + j] = _JAVA[j]
+                p += len(_JAVA)
+                text[p] = _DOT
+            else:
+                text[p] = data[separator]
+            p += 1
+        if looks[token] == IDENTIFIER:
+            text[p] = _STAR
+            p += 1
+        else:
+            for j in range(start, end):
+                text[p] = data[j]
+                p += 1
+    return siphash(text, 0, p, k0, k1)
+
+
+@njit(nogil=True, cache=True)
+def look_up(data: Any, bounds: Any, secret: Any, tokens: Tokens, text: Any, key: Any, template: Any, ids: Any) -> None:
+    """Fill in the hash of each key, of its template and of its identifiers.
+
+    The template has a star for each token that is an identifier by its looks. `ids` is the hash of these
+    tokens in their order, 0 where there is none: two names of one thing have the same.
+
+    `secret` : two uint64, so that no keys can be made that share a hash.
+    `tokens`, `text` : room for the longest key and its template.
+    """
+    # Arrays go into functions one by one: a named tuple of them counts references at each call.
+    starts, ends, looks = tokens.start, tokens.end, tokens.look
+    k0, k1 = secret[0], secret[1]
+    for row in range(len(bounds) - 1):
+        at, end = bounds[row], bounds[row + 1]
+        key[row] = siphash(data, at, end - at, k0, k1)
+        count = _tokenise_one(data, at, end, starts, ends, looks, 0)
+        named = np.uint64(0)
+        for token in range(count):
+            if looks[token] == IDENTIFIER:
+                named = (named ^ siphash(data, starts[token], ends[token] - starts[token], k0, k1)) * _FNV_PRIME
+        ids[row] = named
+        template[row] = _template_hash(data, starts, ends, looks, count, text, k0, k1)
+
+
+@njit(nogil=True, cache=True)
+def ids_at_stars(data: Any, tokens: Tokens, written: Any, secret: Any, ids: Any) -> None:
+    """Fill in the hash of the tokens of each key that are `written` as stars; of a version, what stands behind its letter."""
+    for row in range(len(tokens.first) - 1):
+        named = np.uint64(0)
+        for token in range(tokens.first[row], tokens.first[row + 1]):
+            if written[token] != LITERAL:
+                start = tokens.start[token] + (written[token] == VERSION_STAR)
+                named = (named ^ siphash(data, start, tokens.end[token] - start, secret[0], secret[1])) * _FNV_PRIME
+        ids[row] = named
 
 
 @njit(nogil=True, cache=True)

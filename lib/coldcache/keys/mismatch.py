@@ -12,16 +12,16 @@ import difflib
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from coldcache.keys.families import SEPARATORS, VARIABLE, variable_parts_of
+from coldcache.keys.families import SEPARATORS, VARIABLE
 
-_LONGEST_JOIN_S = 2.0  # a slower backend than this is not a cache's
-_SHORTEST_JOIN_S = 0.05
+_LONGEST_JOIN_US = 2_000_000  # a slower backend than this is not a cache's
+_SHORTEST_JOIN_US = 50_000
 _LAGS = 5  # the window, in median lags from the read to the write: wider only lets chance in
-_SHIFTS_S = (7.3, 13.1, 29.7)  # circular, incommensurable with round periods
+_SHIFTS_US = (7_300_000, 13_100_000, 29_700_000)  # circular, incommensurable with round periods
 ABSENT = "(none)"  # an edit that adds or drops a token
-_SEEN_TOGETHER = 0.05  # a family counts as only read if at most this share of its keys is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,56 +42,10 @@ class MismatchedPair:
     control_share: float
 
 
-def mismatched_pairs(reads: pd.DataFrame, writes: pd.DataFrame) -> list[MismatchedPair]:
-    """Find families read under one name and written under another.
-
-    Parameters
-    ----------
-    reads, writes : pandas.DataFrame
-        One row per access, with ``t``, ``key`` and ``family``.
-
-    Returns
-    -------
-    list of MismatchedPair
-        Every read-only family with the write-only family that fits best, most reads first.
-        Nothing is claimed yet: the shares say how good the fit is.
-    """
-    clock = np.sort(np.concatenate([_seconds(reads["t"]), _seconds(writes["t"])]))
-    read_families = reads["family"].value_counts()
-    write_families = writes["family"].value_counts()
-    shared_reads, shared_writes = _sharing_keys(reads, writes)
-    only_read = [name for name in read_families.index if name not in shared_reads]
-    only_written = [name for name in write_families.index if name not in shared_writes]
-    pairs = []
-    for read_family in only_read:
-        candidates = []
-        for write_family in only_written:
-            if (edit := template_edit(write_family, read_family)) is not None:
-                joined, control = _joined_shares(reads, writes, read_family, write_family, clock)
-                candidates.append(MismatchedPair(read_family, write_family, edit[0], edit[1], joined, control))
-        if candidates:
-            pairs.append(max(candidates, key=_fit))
-    return pairs
-
-
-def _fit(pair: MismatchedPair) -> tuple[float, float]:
+def fit(pair: MismatchedPair) -> tuple[float, float]:
     """Order candidates by how far they beat their control; where time does not tell, by likeness of the names."""
     likeness = difflib.SequenceMatcher(None, pair.reads, pair.writes).ratio()
     return round(pair.joined_share - pair.control_share, 2), likeness
-
-
-def _sharing_keys(reads: pd.DataFrame, writes: pd.DataFrame) -> tuple[set[str], set[str]]:
-    """Return the families read, and those written, of which enough keys occur on the other side, too."""
-    # By numbers: a look-up of texts among texts costs seconds for a million of them.
-    numbers, _ = pd.factorize(pd.concat([reads["key"], writes["key"]], ignore_index=True))
-    read, written = numbers[: len(reads)], numbers[len(reads) :]
-    found = []
-    for frame, mine, others in ((reads, read, written), (writes, written, read)):
-        keys = pd.DataFrame({"family": frame["family"].to_numpy(), "key": mine}).drop_duplicates("key")
-        met = np.isin(keys["key"], others)
-        share = pd.Series(met).groupby(keys["family"].to_numpy()).mean()
-        found.append(set(share.index[share > _SEEN_TOGETHER]))
-    return found[0], found[1]
 
 
 def template_edit(written: str, read: str) -> tuple[str, bool] | None:
@@ -130,47 +84,84 @@ def _levels(template: str) -> list[str]:
     return levels
 
 
-def _joined_shares(reads: pd.DataFrame, writes: pd.DataFrame, read: str, written: str, clock: np.ndarray) -> tuple[float, float]:
-    """Return the share of writes joined to a read, and its control; `clock`: times of all accesses, sorted."""
-    r, w = reads[reads["family"] == read], writes[writes["family"] == written]
-    read_ids, write_ids = (
-        frame["key"].map({key: "\0".join(parts) for key, parts in variable_parts_of(frame["key"], family).items()})
-        for frame, family in ((r, read), (w, written))
-    )
-    read_s = _seconds(r["t"])
-    write_s = _seconds(w["t"])
-    origin = min(read_s.min(), write_s.min())
-    span = max(read_s.max(), write_s.max()) - origin
-    times = {name: np.sort(group.to_numpy()) for name, group in pd.Series(read_s - origin).groupby(read_ids.to_numpy())}
+@dataclass(frozen=True, slots=True, eq=False)
+class Lags:
+    """From each write of one family back to the last read of its id in another; µs, up to the longest that is joined.
 
-    def lags(ids: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """Return the time since the id's last read, for every write; infinite where there was none."""
-        found = np.full(len(at), np.inf)
-        for number, (name, when) in enumerate(zip(ids, at, strict=True)):
-            seen = times.get(name)
-            if seen is not None and (last := np.searchsorted(seen, when, side="right") - 1) >= 0:
-                found[number] = when - seen[last]
-        return found
+    joined : of the writes as they were
+    writes : how many there are
+    shifted : the same of the writes shifted in time, for every shift
+    heard : how many of the shifted fell into a time of which anything was recorded, for every shift
+    """
 
-    write_at = write_s - origin
-    joined = lags(write_ids.to_numpy(), write_at)
-    near = joined[joined <= _LONGEST_JOIN_S]
-    window = np.clip(_LAGS * np.median(near), _SHORTEST_JOIN_S, _LONGEST_JOIN_S) if len(near) else _LONGEST_JOIN_S
-    controls = []
-    for shift in _SHIFTS_S if span > 0 else ():
-        shifted = (write_at + shift) % span
+    joined: npt.NDArray[np.int64]
+    writes: int
+    shifted: tuple[npt.NDArray[np.int64], ...]
+    heard: tuple[int, ...]
+
+    def __add__(self, other: Lags) -> Lags:
+        return Lags(
+            np.concatenate([self.joined, other.joined]),
+            self.writes + other.writes,
+            tuple(np.concatenate(both) for both in zip(self.shifted, other.shifted, strict=True)),
+            tuple(mine + theirs for mine, theirs in zip(self.heard, other.heard, strict=True)),
+        )
+
+    def shares(self) -> tuple[float, float]:
+        """Return the share of writes joined to a read within some median lags, and its control, 0 to 1."""
+        longest, shortest = _LONGEST_JOIN_US, _SHORTEST_JOIN_US
+        window = np.clip(_LAGS * np.median(self.joined), shortest, longest) if len(self.joined) else longest
+        controls = [
+            np.count_nonzero(lags <= window) / heard for lags, heard in zip(self.shifted, self.heard, strict=True) if heard
+        ]
+        joined = np.count_nonzero(self.joined <= window) / self.writes if self.writes else 0.0
+        return float(joined), float(np.mean(controls)) if controls else 0.0
+
+
+def lags_of(
+    read_ids: npt.NDArray[np.uint64], read_us: npt.NDArray[np.int64], write_ids: npt.NDArray[np.uint64],
+    write_us: npt.NDArray[np.int64], span: tuple[int, int], busy: npt.NDArray[np.int64],
+) -> Lags:  # fmt: skip
+    """Join writes with the reads of the same ids just before.
+
+    Parameters
+    ----------
+    read_ids, write_ids : uint64
+        What stands for the stars of each key, hashed.
+    read_us, write_us : int64
+        When, µs.
+    span : (int, int)
+        First and last moment of all reads and writes of the two families, of other shards, too; shifts go round in it.
+    busy : int64 (n, 2)
+        Start and end of every stretch of time without a silence.
+    """
+    origin, length = span[0], span[1] - span[0]
+    numbers, _ = pd.factorize(np.concatenate([read_ids, write_ids]))
+    read_of, write_of = numbers[: len(read_ids)].astype(np.int64), numbers[len(read_ids) :].astype(np.int64)
+    width = length + 1
+    reads = np.sort(read_of * width + (read_us - origin))
+
+    def lags(of: npt.NDArray[np.int64], at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if not len(reads):
+            return np.empty(0, np.int64)
+        last = reads[np.maximum(np.searchsorted(reads, of * width + at, "right") - 1, 0)]
+        lag = of * width + at - last
+        return lag[(lag >= 0) & (lag <= _LONGEST_JOIN_US) & (last // width == of)]
+
+    at = write_us - origin
+    shifted, heard = [], []
+    for shift in _SHIFTS_US if length > 0 else ():
+        moved = (at + shift) % length
         # A write shifted into a gap or a silent night meets no read: it says nothing of chance.
-        heard = ~_in_silence(origin + shifted, clock)
-        if heard.any():
-            controls.append((lags(write_ids.to_numpy()[heard], shifted[heard]) <= window).mean())
-    return float((joined <= window).mean()), float(np.mean(controls)) if controls else 0.0
+        told = ~_in_silence(origin + moved, busy)
+        shifted.append(lags(write_of[told], moved[told]))
+        heard.append(int(told.sum()))
+    return Lags(lags(write_of, at), len(write_us), tuple(shifted), tuple(heard))
 
 
-def _in_silence(at: np.ndarray, clock: np.ndarray) -> np.ndarray:
+def _in_silence(at: npt.NDArray[np.int64], busy: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Return which moments fall between two accesses that lie further apart than a join may reach."""
-    after = np.clip(np.searchsorted(clock, at, side="right"), 1, len(clock) - 1)
-    return clock[after] - clock[after - 1] > _LONGEST_JOIN_S
-
-
-def _seconds(t: pd.Series) -> np.ndarray:
-    return ((t - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(1, "s")).to_numpy()
+    if not len(busy):
+        return np.zeros(len(at), bool)
+    stretch = np.maximum(np.searchsorted(busy[:, 0], at, "right") - 1, 0)
+    return at > busy[stretch, 1]

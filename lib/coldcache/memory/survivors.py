@@ -8,6 +8,7 @@ the wrong one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from scipy.optimize import nnls
 
 from coldcache.case import Case
 from coldcache.replay.ledger import Ledger
+from coldcache.replay.replayed import Replayed
 from coldcache.showing import SelfShowing
 
 TENTHS = 10
@@ -135,16 +137,17 @@ def heap_survivors(case: Case, ledger: Ledger) -> Survivors:
     total = int(alive["size_bytes"].sum())
     sums = alive.groupby("site")["size_bytes"].sum()
     large = sums[sums >= _LEAST_BYTES].sort_values(ascending=False).index
-    misses = ledger.reads.loc[ledger.reads["outcome"].eq("miss"), "t"]
     began = case.on_server_clock(snapshots["t"].iloc[:1]).iloc[0]
-    miss_s = ((misses - began) / pd.Timedelta(1, "s")).to_numpy()
+    edges = _edges(float(seconds[-1]))
+    counted = ledger.replays.map("counting misses in time", partial(_misses_in_time, began.value // 1000, edges))
+    misses = np.sum(counted, axis=0)
     recorded = [
         ((ledger.windows.loc[rows.index, ["start", "end"]] - began) / pd.Timedelta(1, "s")).to_numpy()
         for _, rows in ledger.windows.groupby("node")
     ]
     frames = stacks.set_index("stack_id")["frames"]
     sites = tuple(
-        _growth_site(name, intervals[intervals["site"].eq(name)], frames, float(seconds[-1]), total, miss_s, recorded)
+        _growth_site(name, intervals[intervals["site"].eq(name)], frames, float(seconds[-1]), total, misses, recorded)
         for name in large
     )
     return Survivors(recorded=True, sites=sites, size_bytes=total, seconds=float(seconds[-1]))
@@ -156,7 +159,7 @@ def _growth_site(
     frames: pd.Series,
     span_s: float,
     total: int,
-    miss_s: np.ndarray,
+    misses: np.ndarray,
     recorded: list[np.ndarray],
 ) -> GrowthSite:
     edges = np.linspace(0, span_s, TENTHS + 1)
@@ -166,7 +169,7 @@ def _growth_site(
     survival = np.divide(kept, born, out=np.full(TENTHS, np.nan), where=born > 0)
     judged = alive[alive["born_s"].between(_WARM_UP * span_s, (1 - _TAIL) * span_s)]
     rate = float(judged["size_bytes"].sum() / ((1 - _TAIL - _WARM_UP) * span_s))
-    fit = _bytes_per_miss(alive, miss_s, span_s, recorded)
+    fit = _bytes_per_miss(alive, misses, span_s, recorded)
     by_stack = alive.groupby("stack_id")["size_bytes"].sum()
     largest = by_stack.sort_values(ascending=False, kind="stable").index[0]
     return GrowthSite(
@@ -220,7 +223,20 @@ class _Fit:
     p: float
 
 
-def _bytes_per_miss(alive: pd.DataFrame, miss_s: np.ndarray, span_s: float, recorded: list[np.ndarray]) -> _Fit | None:
+def _edges(span_s: float) -> np.ndarray:
+    """Return the edges of the windows of the fit, in seconds; one more window stands before the first."""
+    judged_s = (1 - _TAIL - _WARM_UP) * span_s
+    windows = int(np.clip(judged_s / _LEAST_WINDOW_S, *_WINDOWS))
+    return _WARM_UP * span_s + np.arange(-1, windows + 1) * judged_s / windows
+
+
+def _misses_in_time(began_us: int, edges: np.ndarray, replayed: Replayed) -> np.ndarray:
+    """Count the misses of a shard between edges, which are in seconds."""
+    counts, _ = np.histogram((replayed.shard.t_us[replayed.is_miss] - began_us) / 1e6, bins=edges)
+    return counts
+
+
+def _bytes_per_miss(alive: pd.DataFrame, misses: np.ndarray, span_s: float, recorded: list[np.ndarray]) -> _Fit | None:
     """Fit surviving bytes per window on misses; None where it does not beat shifted misses.
 
     NNLS on the misses of the same window, those of the window before, and an intercept: work
@@ -228,13 +244,11 @@ def _bytes_per_miss(alive: pd.DataFrame, miss_s: np.ndarray, span_s: float, reco
     interval, circular shifts of the misses for p: both keep each series' autocorrelation. A window
     whose misses were not all recorded is left out.
 
-    recorded : for every node, rows of start and end of what was recorded, in seconds like `miss_s`
+    misses : in every window of `_edges`
+    recorded : for every node, rows of start and end of what was recorded, in seconds
     """
-    judged_s = (1 - _TAIL - _WARM_UP) * span_s
-    windows = int(np.clip(judged_s / _LEAST_WINDOW_S, *_WINDOWS))
-    edges = _WARM_UP * span_s + np.arange(-1, windows + 1) * judged_s / windows
+    edges = _edges(span_s)
     grown, _ = np.histogram(alive["born_s"], bins=edges[1:], weights=alive["size_bytes"])
-    misses, _ = np.histogram(miss_s, bins=edges)
     whole = _recorded_throughout(edges[:-2], edges[2:], recorded)
     grown, now, before = grown[whole], misses[1:][whole].astype(float), misses[:-1][whole].astype(float)
     windows = len(now)

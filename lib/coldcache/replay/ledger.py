@@ -7,17 +7,21 @@ always stated; a number that does not reconcile is itself a finding.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
+from functools import cached_property, partial, reduce
+from operator import add
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from coldcache.case import Case
-from coldcache.commands import STRING_WRITES
-from coldcache.keys.families import key_families
-from coldcache.replay.fill_kernel import FILL_WINDOW_S, answered_reads
-from coldcache.replay.inference import KEY_STATES, Inference, infer
-from coldcache.replay.order import positions
+from coldcache.replay.inference import BASIS, KEY_STATES, Inference, infer_shards
+from coldcache.replay.replayed import Plan, Replayed, Replays, replay
+from coldcache.replay.tally import Tally
+from coldcache.shards.cut import EpochSpan, Shards, cut
+from coldcache.shards.workers import Workers
 from coldcache.showing import SelfShowing
 
 EXACT, EVENTS, MONITOR = "exact", "events", "monitor"
@@ -26,7 +30,7 @@ _COUNTERS = ["keyspace_hits", "keyspace_misses"]
 _FEW = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Ledger(SelfShowing):
     """Every counted read of a case.
 
@@ -39,18 +43,6 @@ class Ledger(SelfShowing):
     windows : pandas.DataFrame, one row per counted epoch, indexed by ``epoch``
         ``node``; ``first``, ``last`` (seq) and ``start``, ``end`` (UTC) of what is counted: from the
         epoch's first to its last INFO sample; of commands alone the whole epoch.
-    reads : pandas.DataFrame, one row per look-up that INFO counts, in stream order
-        ``t``, ``seq``, ``epoch``, ``node``, ``db``, ``client``, ``command``, ``key``, ``family``,
-        ``lookups``; ``outcome`` hit or miss, null where it is not known; ``key_state`` of a miss; ``fill_ms`` time to the write
-        that answered it, NaN without one; ``fill_known``: False where the epoch ended before a fill
-        could be missed; ``effective`` for a hit: not followed by a rewrite; ``first_touch``: no
-        earlier access of the key in the recording; ``in_flight``: a miss after the key's first read
-        and before its first write, both in its epoch.
-    writes : pandas.DataFrame, one row per write of a key
-        ``t``, ``seq``, ``epoch``, ``node``, ``db``, ``key``, ``family``, ``outcome``, ``ttl_ms``,
-        ``ttl_form``, ``value_bytes``, ``value_digest``, ``value_format``, ``follows``: outcome of the
-        read it answers (``hit``, ``miss``), null where it answers none; ``same_value``: the key's
-        write before it in the recording stored the same bytes.
     hits, misses : int or None
         Look-ups in the windows; None where the recording does not tell them. Inferred where `basis` says so.
     unknown : int
@@ -62,13 +54,17 @@ class Ledger(SelfShowing):
         server's counters survived. None without an INFO series.
     inference : Inference or None
         Of commands alone: what can be inferred of outcomes, with its bounds.
+    tally : Tally
+        What its reads and writes add up to, by family.
+    replays : Replays
+        All of it, a shard at a time: for what is more than can be held in memory.
     """
 
-    shown_as: str
+    case: Case
     mode: str
     windows: pd.DataFrame
-    reads: pd.DataFrame
-    writes: pd.DataFrame
+    tally: Tally
+    replays: Replays
     hits: int | None
     misses: int | None
     unknown: int
@@ -76,6 +72,40 @@ class Ledger(SelfShowing):
     info_misses: int | None
     uncounted: int | None
     inference: Inference | None = None
+
+    @property
+    def shown_as(self) -> str:
+        """What the user calls the case."""
+        return self.case.shown_as
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The key families, in the order of `tally`."""
+        return self.replays.shards.families
+
+    @cached_property
+    def reads(self) -> pd.DataFrame:
+        """Every look-up that INFO counts, one row each, in stream order. All of them in memory: half a kilobyte each.
+
+        ``t``, ``seq``, ``epoch``, ``node``, ``db``, ``client``, ``command``, ``key``, ``family``,
+        ``lookups``; ``outcome`` hit or miss, null where it is not known; ``key_state`` of a miss; ``fill_ms`` time to the write
+        that answered it, NaN without one; ``fill_known``: False where the epoch ended before a fill
+        could be missed; ``effective`` for a hit: not followed by a rewrite; ``first_touch``: no
+        earlier access of the key in the recording; ``in_flight``: a miss after the key's first read
+        and before its first write, both in its epoch.
+        """
+        return _frame(self, _read_columns, _READ_COLUMNS)
+
+    @cached_property
+    def writes(self) -> pd.DataFrame:
+        """Every write of a key, one row each, in stream order; like `reads`.
+
+        ``t``, ``seq``, ``epoch``, ``node``, ``db``, ``key``, ``family``, ``outcome``, ``ttl_ms``,
+        ``ttl_form``, ``value_bytes``, ``value_digest``, ``value_format``, ``follows``: outcome of the
+        read it answers (``hit``, ``miss``), null where it answers none; ``same_value``: the key's
+        write before it in the recording stored the same bytes.
+        """
+        return _frame(self, _write_columns, _WRITE_COLUMNS)
 
     @property
     def basis(self) -> str:
@@ -129,8 +159,8 @@ class Ledger(SelfShowing):
         """Hits whose value was used / reads; None without reads, and where single hits are not seen."""
         if not self.total or self.hits is None or self.mode != EXACT:
             return None
-        useless = self.reads.loc[self.reads["outcome"].eq("hit") & ~self.reads["effective"], "lookups"].sum()
-        return (self.hits - int(useless)) / self.total
+        useless = int((self.tally.hit_lookups - self.tally.useful_lookups).sum())
+        return (self.hits - useless) / self.total
 
     @property
     def residual(self) -> int | None:
@@ -193,26 +223,24 @@ class Ledger(SelfShowing):
         every read's outcome is known, or inferred. Single hits are seen to be used in ``exact`` only.
         Misses whose fill the recording may have missed do not count in ``filled_share``.
         """
-        miss = self.reads["outcome"].eq("miss")
-        reads = self.reads.assign(
-            hit=self.reads["outcome"].eq("hit"),
-            judged=miss & self.reads["fill_known"],
-            useful=self.reads["outcome"].eq("hit") & self.reads["effective"],
-            filled=miss & self.reads["fill_ms"].notna(),
-        )
-        sums = reads.groupby("family", observed=True)[["hit", "judged", "useful", "filled"]].sum()
-        count = reads.groupby("family", observed=True).size()
+        tally = self.tally
+        count = tally.reads.astype(float)
         known = count if self.knows_outcomes else count * np.nan
         seen = count if self.mode == EXACT else count * np.nan
-        table = pd.DataFrame(
-            {
-                "reads": count,
-                "hit_rate": sums["hit"] / known,
-                "effective_hit_rate": sums["useful"] / seen,
-                "filled_share": (sums["filled"] / sums["judged"]).where(sums["judged"] > 0),
-                "median_fill_ms": reads[reads["filled"]].groupby("family", observed=True)["fill_ms"].median(),
-            }
-        )
+        names = pd.Index(self.families, dtype="str", name="family")
+        fills = pd.Series(tally.fill_ms).groupby(tally.fill_family).median().reindex(range(len(names)))
+        with np.errstate(invalid="ignore"):
+            table = pd.DataFrame(
+                {
+                    "reads": tally.reads,
+                    "hit_rate": tally.hits / known,
+                    "effective_hit_rate": tally.useful / seen,
+                    "filled_share": np.where(tally.judged > 0, tally.filled / tally.judged, np.nan),
+                    "median_fill_ms": fills.to_numpy(),
+                },
+                index=names,
+            )
+        table = table[table["reads"] > 0]
         if self.inference is not None:
             bounds = self.inference.families.set_index("family")
             for bound in ("low", "high"):
@@ -228,49 +256,72 @@ def _rate(share: float | None) -> str:
     return "unknown" if share is None else f"{share:7.1%}"
 
 
-def miss_ledger(case: Case) -> Ledger:
+def miss_ledger(case: Case, workers: Workers | None = None) -> Ledger:
     """Build the ledger of a case.
 
     A case without any read gives an empty ledger, whose rates are None.
-    """
-    accesses = case.accesses
-    info = case.table("info")
-    mode, windows = _windows(case, info)
-    # Reads of the other epochs are paired too: what they touched is no first touch later.
-    counted = accesses["epoch"].isin(windows.index)
-    inside = accesses["seq"].between(accesses["epoch"].map(windows["first"]), accesses["epoch"].map(windows["last"]))
-    accesses = accesses[inside | ~counted]
-    keyed = accesses[accesses["key"].notna()]
-    families = key_families(keyed["key"])
-    inference = infer(accesses, info=info, config=case.table("config"), families=families) if mode == MONITOR else None
-    countable = inference is None or settled(inference)
-    if inference is not None and countable:
-        keyed = _with_inferred(accesses, inference)[accesses["key"].notna()]
-    keyed = keyed.assign(family=keyed["key"].map(families).astype("str"))
 
-    ends = accesses.groupby("epoch")["t"].max()
-    ends.update(windows["end"])
-    reads, writes = _pair_reads_with_writes(keyed[keyed["lookups"] > 0], keyed[keyed["op"].eq("write")], ends)
-    reads, writes = (frame[frame["epoch"].isin(windows.index)].reset_index(drop=True) for frame in (reads, writes))
-    weights = reads["lookups"].to_numpy()
-    outcome = reads["outcome"].astype("str").fillna("unknown")
+    Parameters
+    ----------
+    case : Case
+    workers : Workers, optional
+        Who does the work; this machine's cores by default.
+
+    Raises
+    ------
+    DamagedCaseError
+        A table cannot be read.
+    """
+    workers = workers or Workers()
+    info = case.table("info")
+    mode, windows = _counted_windows(case, info)
+    epochs = [int(epoch) for epoch in windows.index]
+    keep = {epoch: (int(first), int(last)) for epoch, first, last in zip(epochs, windows["first"], windows["last"], strict=True)}
+    shards = cut(case, workers, keep)
+    try:
+        if windows.empty:
+            mode, windows = _whole_epochs(case, shards.epochs)
+        ledger = _ledger(case, workers, shards, mode, windows, info)
+    except BaseException:
+        shards.scratch.remove()
+        raise
+    weakref.finalize(ledger, shards.scratch.remove)
+    return ledger
+
+
+def _ledger(case: Case, workers: Workers, shards: Shards, mode: str, windows: pd.DataFrame, info: pd.DataFrame) -> Ledger:
+    """Count the reads of the shards."""
+    inference, verdicts = None, None
+    if mode == MONITOR:
+        inference, verdicts = infer_shards(shards, workers, info, case.table("config"))
+    countable = inference is None or settled(inference)
+    ends = {epoch: span.end_us for epoch, span in shards.epochs.items()}
+    counted = [int(epoch) for epoch in windows.index]
+    ends |= {epoch: end.value // 1000 for epoch, end in zip(counted, windows["end"], strict=True)}
+    # Reads of the other epochs are paired too: what they touched is no first touch later.
+    plan = Plan(tuple(counted), ends, verdicts if countable else None)
+    tally = reduce(add, workers.map("counting", partial(_counted, shards, plan), range(shards.count)))
     counters = info[info["epoch"].isin(windows.index)]
     info_hits, info_misses = (counter_rise(counters, counter) for counter in _COUNTERS)
-    seen_hits, misses = (int(weights[outcome.eq(kind)].sum()) for kind in ("hit", "miss"))
+    seen_hits, misses = int(tally.hit_lookups.sum()), int(tally.miss_lookups.sum())
     return Ledger(
-        shown_as=case.shown_as,
+        case=case,
         mode=mode,
         windows=windows,
-        reads=reads,
-        writes=writes,
+        tally=tally,
+        replays=Replays(shards, plan, workers),
         hits=info_hits if mode == EVENTS else seen_hits if countable else None,
         misses=misses if countable else None,
-        unknown=int(weights[~outcome.isin(["hit", "miss"])].sum()),
+        unknown=int(tally.lookups.sum()) - seen_hits - misses,
         info_hits=info_hits,
         info_misses=info_misses,
         uncounted=_uncounted(info, windows.index),
         inference=inference,
     )
+
+
+def _counted(shards: Shards, plan: Plan, number: int) -> Tally:
+    return Tally.of(replay(shards, plan, number))
 
 
 def settled(inference: Inference) -> bool:
@@ -282,39 +333,49 @@ def settled(inference: Inference) -> bool:
     return inference.hits_high - inference.hits_low <= _FEW * inference.reads
 
 
-def _with_inferred(accesses: pd.DataFrame, inference: Inference) -> pd.DataFrame:
-    """Return the rows with their inferred outcomes."""
-    words = np.array(["miss", "hit", None], dtype=object)  # -1, the last one, is no look-up
-    missed = (inference.outcome == 0) & (inference.key_state > 0)
-    columns = {
-        "outcome": words[inference.outcome],
-        "outcome_basis": np.array([inference.basis, None], dtype=object)[(inference.outcome < 0).astype(int)],
-        "key_state": np.array(KEY_STATES, dtype=object)[np.where(missed, inference.key_state, 0)],
-    }
-    columns["key_state"][~missed] = None
-    return accesses.assign(
-        **{name: pd.Series(values, accesses.index, "str").astype("category") for name, values in columns.items()}
-    )
-
-
-def _windows(case: Case, info: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """Return the best mode that was recorded and its windows: see ``Ledger.windows``.
+def _counted_windows(case: Case, info: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Return the best mode that was recorded between INFO samples and its windows, see ``Ledger.windows``; else none.
 
     An epoch with fewer than two INFO samples is not counted; if there is no other, it is, whole. Of commands alone, epochs
     are counted whole: where INFO's samples lie is the inference's to know.
     """
-    nodes = pd.Series({int(epoch["epoch"]): str(epoch["node"]) for epoch in case.epochs}, dtype="str")
-    for marks, least in ((info, 2), (case.accesses, 1)):
-        groups = marks.groupby("epoch")
-        windows = groups.agg(first=("seq", "min"), last=("seq", "max"), start=("t", "min"), end=("t", "max"))
-        windows = windows[groups.size() >= least]
-        windows = windows.assign(node=nodes.reindex(windows.index))
-        for mode in (EXACT, EVENTS, MONITOR):
-            if (found := windows.index.isin(case.epochs_of(mode))).any():
-                if mode == MONITOR and marks is info:
-                    break
-                return mode, windows[found]
+    groups = info.groupby("epoch")
+    windows = groups.agg(first=("seq", "min"), last=("seq", "max"), start=("t", "min"), end=("t", "max"))
+    windows = windows[groups.size() >= 2]
+    windows = windows.assign(node=_nodes(case).reindex(windows.index))
+    for mode in (EXACT, EVENTS):
+        if (found := windows.index.isin(case.epochs_of(mode))).any():
+            return mode, windows[found]
     return EXACT, windows.head(0)
+
+
+def _whole_epochs(case: Case, epochs: dict[int, EpochSpan]) -> tuple[str, pd.DataFrame]:
+    """Return the best mode of which rows were recorded, and its epochs as windows."""
+    index = pd.Index(list(epochs), dtype="int32", name="epoch")
+    spans = list(epochs.values())
+    start, end = (
+        pd.to_datetime([getattr(span, edge) for span in spans], unit="us", utc=True).as_unit("us")
+        for edge in ("start_us", "end_us")
+    )
+    windows = pd.DataFrame(
+        {
+            "first": np.array([span.first_seq for span in spans], np.int64),
+            "last": np.array([span.last_seq for span in spans], np.int64),
+            "start": start,
+            "end": end,
+            "node": _nodes(case).reindex(index).to_numpy(),
+        },
+        index=index,
+    )
+    for mode in (EXACT, EVENTS, MONITOR):
+        if (found := windows.index.isin(case.epochs_of(mode))).any():
+            return mode, windows[found]
+    return EXACT, windows.head(0)
+
+
+def _nodes(case: Case) -> pd.Series:
+    """Return the node of every epoch."""
+    return pd.Series({int(epoch["epoch"]): str(epoch["node"]) for epoch in case.epochs}, dtype="str")
 
 
 def counter_rise(info: pd.DataFrame, counter: str) -> int | None:
@@ -354,48 +415,59 @@ _WRITE_COLUMNS = [
 ]  # fmt: skip
 
 
-def _pair_reads_with_writes(reads: pd.DataFrame, writes: pd.DataFrame, ends: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Pair every write with the latest unanswered miss of its key, else hit, within FILL_WINDOW_S and its epoch.
-
-    By key and time, not by connection: a pooled or multiplexed client makes the connection mean
-    nothing (measured accuracy 0.009). `ends`: time of each epoch's end.
-    """
-    reads = reads[_READ_COLUMNS].reset_index(drop=True)
-    writes = writes[_WRITE_COLUMNS].reset_index(drop=True)
-    count_reads = len(reads)
-    both = pd.concat([frame[["epoch", "db", "key", "t"]] for frame in (reads, writes)], ignore_index=True)
-    stamps = both["t"].astype("int64").to_numpy()  # µs
-    is_write = np.arange(len(both)) >= count_reads
-    # A read and a write of one command (GETSET, SET … GET): the look-up comes first.
-    order = np.lexsort((is_write, np.concatenate(positions(reads, writes))))
-    keys = both.astype({"db": "int64"}).groupby(["db", "key"], sort=False).ngroup().to_numpy()
-    epochs = both["epoch"].to_numpy()
-    groups = pd.DataFrame({"key": keys, "epoch": epochs}).groupby(["key", "epoch"], sort=False).ngroup().to_numpy()
-    # GETSET and SET … GET read and write in one command: they answer no read. A refused write
-    # changes nothing; only a write of the whole value makes the hit before it useless.
-    window_us = int(FILL_WINDOW_S * 1e6)
-    first_touch, in_flight = np.zeros(count_reads, dtype=bool), np.zeros(count_reads, dtype=bool)
-    follows = np.full(len(writes), -1)
-    answered_reads(
-        order, keys, groups, epochs.astype("int64"), stamps, reads["outcome"].eq("miss").to_numpy(dtype=bool),
-        (writes["lookups"].eq(0) & writes["outcome"].ne("refused")).to_numpy(dtype=bool),
-        writes["command"].astype("str").isin(STRING_WRITES).to_numpy(dtype=bool),
-        window_us, first_touch, in_flight, follows,
-    )  # fmt: skip
-    fill_ms = np.full(count_reads, np.nan)
-    answering = np.flatnonzero(follows >= 0)
-    fill_ms[follows[answering]] = (stamps[count_reads + answering] - stamps[follows[answering]]) / 1000
-    outcomes = reads["outcome"].astype("object").to_numpy()
-    watched_us = reads["epoch"].map(ends.astype("int64")).to_numpy() - stamps[:count_reads]
-    reads = reads.assign(
-        fill_ms=fill_ms,
-        fill_known=(watched_us >= window_us) | ~np.isnan(fill_ms),
-        first_touch=first_touch,
-        in_flight=in_flight,
-        effective=reads["outcome"].eq("hit").to_numpy() & np.isnan(fill_ms),
+def _frame(ledger: Ledger, columns_of: Any, names: list[str]) -> pd.DataFrame:
+    """Return rows of the case's accesses with what was found of them, in stream order; of several nodes, in order of time."""
+    found = ledger.replays.map("writing the table", columns_of)
+    order = np.argsort(np.concatenate([shard["place"] for shard in found]), kind="stable")
+    joined = {name: np.concatenate([shard[name] for shard in found])[order] for name in found[0]}
+    stored = [name for name in names if name != "family"]
+    table = ledger.case.table("accesses", stored).iloc[joined.pop("place")].reset_index(drop=True)
+    table.insert(
+        names.index("family"), "family", pd.array(np.array(ledger.families, dtype=object)[joined.pop("family")], dtype="str")
     )
-    digests = writes["value_digest"].astype("object")
-    before = digests.groupby([writes["db"], writes["key"]]).shift()
-    writes = writes.assign(same_value=(digests == before) & before.notna())
-    writes = writes.assign(follows=pd.Series([outcomes[read] if read >= 0 else None for read in follows], dtype="str"))
-    return reads, writes
+    if ledger.replays.plan.verdicts is not None and "outcome_basis" in names:
+        table = table.assign(**_inferred_columns(joined["outcome"], joined["state"]))
+    table = table.assign(**{name: values for name, values in joined.items() if name not in ("outcome", "state")})
+    several = table["node"].nunique() > 1
+    return table.sort_values(["t", "seq"], kind="stable", ignore_index=True) if several else table
+
+
+def _inferred_columns(outcome: np.ndarray, state: np.ndarray) -> dict[str, pd.Series]:
+    """Return inferred outcomes as the columns of a table."""
+    words = np.array(["miss", "hit", None], dtype=object)  # -1, the last one, is not known
+    columns = {
+        "outcome": words[outcome],
+        "outcome_basis": np.array([BASIS, None], dtype=object)[(outcome < 0).astype(int)],
+        "key_state": np.array([None, *KEY_STATES[1:]], dtype=object)[state],
+    }
+    return {name: pd.Series(values, dtype="str").astype("category") for name, values in columns.items()}
+
+
+def _read_columns(replayed: Replayed) -> dict[str, np.ndarray]:
+    """Return what is known of the reads of a shard."""
+    rows, pairs = np.flatnonzero(replayed.is_read), replayed.pairs
+    fill_us = pairs.fill_us[rows]
+    return {
+        "place": replayed.shard.place[rows],
+        "family": replayed.shard.family[rows],
+        "outcome": replayed.outcome[rows],
+        "state": replayed.state[rows],
+        "fill_ms": np.where(fill_us >= 0, fill_us / 1000, np.nan),
+        "fill_known": replayed.fill_known[rows],
+        "first_touch": pairs.first_touch[rows],
+        "in_flight": pairs.in_flight[rows],
+        "effective": replayed.is_useful[rows],
+    }
+
+
+def _write_columns(replayed: Replayed) -> dict[str, np.ndarray]:
+    """Return what is known of the writes of a shard."""
+    rows, pairs = np.flatnonzero(replayed.is_write), replayed.pairs
+    follows = pairs.follows[rows]
+    answered = np.where(follows >= 0, replayed.outcome[np.maximum(follows, 0)], -1)
+    return {
+        "place": replayed.shard.place[rows],
+        "family": replayed.shard.family[rows],
+        "same_value": pairs.same_value[rows],
+        "follows": np.array(["miss", "hit", None], dtype=object)[answered],
+    }

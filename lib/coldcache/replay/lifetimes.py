@@ -2,85 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from coldcache.replay.ledger import Ledger
-from coldcache.replay.order import positions
+from coldcache.replay.order import Moments, positions
+from coldcache.shards.shard import NULL
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
-def last_writes(writes: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each (db, key) asked about, the last successful write before that place of the recording.
+@dataclass(frozen=True, slots=True, eq=False)
+class Named:
+    """Something that happened to keys, or is asked of them, one element each.
 
-    Parameters
-    ----------
-    writes : pandas.DataFrame
-        A ledger's writes: ``db``, ``key``, ``epoch``, ``seq``, ``t``, ``outcome``, ``ttl_ms``.
-    asked : pandas.DataFrame
-        ``db``, ``key``, ``epoch``, ``seq``, ``t``; any index.
-
-    Returns
-    -------
-    pandas.DataFrame, same index and order as `asked`
-        ``write_epoch``, ``write_seq`` (null without a write), ``write_t``, ``ttl_ms``. A write of an
-        earlier epoch may have been undone in the gap between.
+    at : Moments
+    key : uint64, whatever tells the keys of all databases apart
+    db : int32
     """
-    done = writes[writes["outcome"].ne("refused")]
-    written_at, asked_at = positions(done, asked)
-    right = pd.DataFrame(
-        {
-            "db": done["db"], "key": done["key"], "place": written_at, "write_epoch": done["epoch"].astype("float64"),
-            "write_seq": done["seq"].astype("float64"), "write_t": done["t"], "ttl_ms": done["ttl_ms"],
-        }
-    )  # fmt: skip
-    found = _last(right, asked, ["db", "key"], asked_at, before=True)
-    return found[["write_epoch", "write_seq", "write_t", "ttl_ms"]]
+
+    at: Moments
+    key: npt.NDArray[np.uint64]
+    db: npt.NDArray[np.int32]
 
 
-def _last(events: pd.DataFrame, asked: pd.DataFrame, by: list[str], place: np.ndarray, *, before: bool = False) -> pd.DataFrame:
-    """Return the last of `events` (with ``place``) at or, with `before`, before each place asked about."""
-    left = asked[by].assign(place=place, row=np.arange(len(asked)))
-    merged = pd.merge_asof(
-        left.sort_values("place"), events.sort_values("place"), on="place", by=by, allow_exact_matches=not before
-    )
-    return merged.sort_values("row").set_index(asked.index)
-
-
-def alive(ledger: Ledger, removals: pd.DataFrame, flushes: pd.DataFrame, asked: pd.DataFrame) -> pd.Series:
-    """Return whether each (db, key) is known to have been present at its ``seq`` and ``t``.
+def alive(
+    writes: Named, ttl_ms: Ints, removals: Named, flushes: Mapping[str, npt.NDArray[Any]], ends_us: Mapping[int, int],
+    asked: Named,
+) -> Bools:  # fmt: skip
+    """Return whether each key asked about is known to have been present at that moment.
 
     A value counts as alive while the epoch that saw it written lasts: what became of it in a gap
     is not known. Its key may live on another node than the key that was read instead.
 
     Parameters
     ----------
-    ledger : Ledger
-        Its writes and windows.
-    asked : pandas.DataFrame
-        As for :func:`last_writes`.
-    removals : pandas.DataFrame
-        The case's ``key_events``: a removal with seq s came before the line of seq s.
-    flushes : pandas.DataFrame
-        ``epoch``, ``seq``, ``t``, ``db``, ``command``: the FLUSHALL and FLUSHDB lines.
-
-    Returns
-    -------
-    pandas.Series of bool, same index as `asked`
+    writes : Named
+        The writes that were done, and their times to live, `NULL` without.
+    removals : Named
+        Key events: a removal with seq s came before the line of seq s.
+    flushes : mapping of arrays
+        Of ``coldcache.shards.cut.Shards``.
+    ends_us : mapping of epoch to int
+        End of what was recorded of each.
+    asked : Named
+        What is asked.
     """
-    found = last_writes(ledger.writes, asked)
-    asked_at, gone_at, flushed_at = positions(asked, removals, flushes)
-    there = asked[["db", "key"]].assign(epoch=found["write_epoch"].fillna(-1).astype("int64"))
+    swept = Moments(flushes["epoch"], flushes["seq"], flushes["t_us"])
+    written_at, asked_at, gone_at, flushed_at = positions(writes.at, asked.at, removals.at, swept)
+    write_of, asked_of, gone_of = _numbers(writes.key, asked.key, removals.key)
+    last = _last(write_of, written_at, asked_of, asked_at, before=True)
+    found = np.flatnonzero(last >= 0)
+    write = last[found]
+    epoch, seq = writes.at.epoch[write], writes.at.seq[write]
 
-    gone = removals[["db", "key", "epoch"]].astype({"epoch": "int64"}).assign(place=gone_at, removed_seq=removals["seq"])
-    removed = _last(gone, there, ["db", "key", "epoch"], asked_at)["removed_seq"]
-    kept = removed.isna() | (removed <= found["write_seq"])
+    # Of one key, what happened in each epoch is told apart.
+    epochs = int(max(epoch.max(initial=0), removals.at.epoch.max(initial=0))) + 1
+    gone = _last(gone_of * epochs + removals.at.epoch, gone_at, asked_of[found] * epochs + epoch, asked_at[found], before=False)
+    kept = (gone < 0) | (removals.at.seq[gone] <= seq) if len(removals.key) else np.ones(len(found), bool)
+    ttl = ttl_ms[write]
+    age_us = asked.at.t_us[found] - writes.at.t_us[write]
+    unexpired = (ttl == NULL) | (age_us / 1000 < ttl)
+    ends = np.array([ends_us.get(number, 0) for number in range(epochs)])
+    recorded = (epoch == asked.at.epoch[found]) | (asked.at.t_us[found] <= ends[epoch])
+    there = kept & unexpired & recorded
+    for number, place in enumerate(flushed_at):
+        mine = (epoch == flushes["epoch"][number]) & (flushes["everything"][number] | (asked.db[found] == flushes["db"][number]))
+        there &= ~(mine & (place < asked_at[found]) & (flushes["seq"][number] > seq))
+    whole = np.zeros(len(asked.key), bool)
+    whole[found] = there
+    return whole
 
-    age_ms = (asked["t"] - found["write_t"]).dt.total_seconds() * 1000
-    unexpired = found["ttl_ms"].isna() | (age_ms < found["ttl_ms"])
-    recorded = there["epoch"].eq(asked["epoch"]) | (asked["t"] <= there["epoch"].map(ledger.windows["end"]))
 
-    unflushed = pd.Series(data=True, index=asked.index)
-    for flush, place in zip(flushes.to_dict("records"), flushed_at, strict=True):
-        hit = there["epoch"].eq(flush["epoch"]) & (flush["command"] == "FLUSHALL" or asked["db"].eq(flush["db"]))
-        unflushed &= ~(hit & (place < asked_at) & (flush["seq"] > found["write_seq"]))
-    return found["write_seq"].notna() & recorded & kept & unexpired & unflushed
+def _numbers(*keys: npt.NDArray[np.uint64]) -> list[Ints]:
+    """Return keys as numbers from 0, the same for the same key in all of the arrays."""
+    numbers, _ = pd.factorize(np.concatenate(keys))
+    return np.split(numbers.astype(np.int64), np.cumsum([len(part) for part in keys])[:-1])
+
+
+def _last(event_of: Ints, event_at: Ints, asked_of: Ints, asked_at: Ints, *, before: bool) -> Ints:
+    """Return the last event of each key asked about, at or `before` its place; -1 without one."""
+    width = int(max(event_at.max(initial=0), asked_at.max(initial=0))) + 2
+    events = event_of * width + event_at
+    order = np.argsort(events, kind="stable")
+    found = np.searchsorted(events[order], asked_of * width + asked_at, "left" if before else "right") - 1
+    if not len(events):
+        return np.full(len(asked_of), -1, np.int64)
+    last = order[np.maximum(found, 0)]
+    return np.where((found >= 0) & (event_of[last] == asked_of), last, -1)

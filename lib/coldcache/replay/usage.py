@@ -8,9 +8,13 @@ import numpy as np
 import pandas as pd
 
 from coldcache.replay.ledger import Ledger
+from coldcache.replay.replayed import Replayed, by_family
+from coldcache.shards.shard import NULL
 from coldcache.showing import SelfShowing
 
 _POINTS = 101  # of the curve: whole per cents
+_MOST_DRAWN = 200_000  # writes of a shard, to take medians of
+_SUMS = ["keys", "reads", "writes", "read_keys", "once", "written_keys", "unread", "sized_keys", "stored_bytes", "no_ttl"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -60,47 +64,86 @@ def key_usage(ledger: Ledger) -> KeyUsage:
 
     What was read before the recording began is not known: a key read once in a short recording may be read again after it.
     """
-    reads, writes = ledger.reads, ledger.writes[ledger.writes["outcome"].ne("refused")]
-    numbers, _ = pd.factorize(pd.concat([reads["key"], writes["key"]], ignore_index=True))
-    key = np.split(numbers, [len(reads)])
-    by_read = _per_key(reads, key[0])
-    by_write = _per_key(writes, key[1])
-    written = writes.assign(number=key[1], no_ttl=writes["ttl_ms"].isna())
-    last = written.drop_duplicates("number", keep="last").groupby("family", observed=True)["value_bytes"].sum(min_count=1)
-    grouped = written.groupby("family", observed=True)
-    read_keys, written_keys = (side.groupby("family", observed=True)["count"] for side in (by_read, by_write))
-    unread = by_write.assign(unread=~by_write["number"].isin(by_read["number"]))
-    all_keys = pd.concat([by_read, by_write]).drop_duplicates("number").groupby("family", observed=True).size()
+    shards = ledger.replays.map("counting keys", _used)
+    sums = sum(shard.sums for shard in shards)
+    names = pd.Index(ledger.families, dtype="str", name="family")
+    by_family = pd.DataFrame(sums, index=names, columns=_SUMS)
+    whole = by_family[by_family["keys"] > 0]
+    drawn = pd.DataFrame(np.concatenate([shard.drawn for shard in shards]), columns=["family", "value_bytes", "ttl_ms"])
+    medians = drawn.groupby("family").median().reindex(range(len(names))).set_axis(names).loc[whole.index]
+
+    def share(part: str, of: str) -> pd.Series:
+        return (whole[part] / whole[of]).where(whole[of] > 0)
+
     table = pd.DataFrame(
         {
-            "keys": all_keys,
-            "reads": read_keys.sum(),
-            "writes": written_keys.sum(),
-            "reads_per_key": read_keys.mean(),
-            "one_hit_share": by_read.assign(once=by_read["count"].eq(1)).groupby("family", observed=True)["once"].mean(),
-            "unread_share": unread.groupby("family", observed=True)["unread"].mean(),
-            "value_bytes": grouped["value_bytes"].median(),
-            "stored_bytes": last,
-            "ttl_s": grouped["ttl_ms"].median() / 1000,
-            "no_ttl_share": grouped["no_ttl"].mean(),
+            "keys": whole["keys"].astype("int64"),
+            "reads": whole["reads"].astype("int64"),
+            "writes": whole["writes"].astype("int64"),
+            "reads_per_key": share("reads", "read_keys"),
+            "one_hit_share": share("once", "read_keys"),
+            "unread_share": share("unread", "written_keys"),
+            "value_bytes": medians["value_bytes"],
+            "stored_bytes": whole["stored_bytes"].where(whole["sized_keys"] > 0),
+            "ttl_s": medians["ttl_ms"] / 1000,
+            "no_ttl_share": share("no_ttl", "writes"),
         }
     )
-    table = table.fillna({"reads": 0, "writes": 0}).astype({"keys": "int64", "reads": "int64", "writes": "int64"})
-    table = table.rename_axis("family").reset_index().sort_values(["keys", "family"], ascending=[False, True], ignore_index=True)
-    return KeyUsage(shown_as=ledger.shown_as, families=table, concentration=_concentration(by_read["count"].to_numpy()))
+    table = table.reset_index().sort_values(["keys", "family"], ascending=[False, True], ignore_index=True)
+    counts = np.concatenate([shard.read_counts for shard in shards])
+    often = np.bincount(counts[:, 0], counts[:, 1]) if len(counts) else np.zeros(0)
+    return KeyUsage(shown_as=ledger.shown_as, families=table, concentration=_concentration(often))
 
 
-def _per_key(rows: pd.DataFrame, number: np.ndarray) -> pd.DataFrame:
-    """Return one row per key: ``number``, ``family``, ``count`` of its rows."""
-    counts = np.bincount(number) if len(number) else np.zeros(0, np.int64)
-    found, first = np.unique(number, return_index=True)
-    return pd.DataFrame({"number": found, "family": rows["family"].to_numpy()[first], "count": counts[found]})
+@dataclass(frozen=True, slots=True, eq=False)
+class _Used:
+    """How the keys of a shard are used: sums by family; pairs of how often a key is read, and how many are; some writes."""
+
+    sums: np.ndarray
+    read_counts: np.ndarray
+    drawn: np.ndarray
 
 
-def _concentration(counts: np.ndarray) -> pd.DataFrame:
-    """Return the Lorenz curve of reads over keys, the most-read first (Lorenz, 1905)."""
-    if not len(counts):
+def _used(replayed: Replayed) -> _Used:
+    shard, count = replayed.shard, len(replayed.shard.families)
+    read, written = replayed.is_read, replayed.is_done
+    rows = np.flatnonzero(read | written)
+    numbers, found = pd.factorize(shard.key[rows])
+    reads, writes = (np.bincount(numbers[chosen[rows]], minlength=len(found)) for chosen in (read, written))
+    family, last = np.zeros(len(found), np.int64), np.full(len(found), -1, np.int64)
+    family[numbers] = shard.family[rows]
+    by_write = written[rows]
+    # Of a key's writes the last one stays: they are in the order of the stream.
+    last[numbers[by_write]] = shard.value_bytes[rows[by_write]]
+    sized = last >= 0
+    no_ttl = shard.ttl_ms == NULL
+
+    def keys(chosen: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(family[chosen], None if weights is None else weights[chosen], count)
+
+    sums = {
+        "keys": keys(np.ones(len(found), bool)), "reads": keys(reads > 0, reads), "writes": keys(writes > 0, writes),
+        "read_keys": keys(reads > 0), "once": keys(reads == 1), "written_keys": keys(writes > 0),
+        "unread": keys((writes > 0) & (reads == 0)), "sized_keys": keys(sized), "stored_bytes": keys(sized, last),
+        "no_ttl": by_family(shard, written & no_ttl),
+    }  # fmt: skip
+    drawn = np.flatnonzero(written)
+    drawn = drawn[:: max(1, -(-len(drawn) // _MOST_DRAWN))]
+    value_bytes = np.where(shard.value_bytes[drawn] < 0, np.nan, shard.value_bytes[drawn].astype(float))
+    ttl_ms = np.where(no_ttl[drawn], np.nan, shard.ttl_ms[drawn].astype(float))
+    often, how_many = np.unique(reads[reads > 0], return_counts=True)
+    return _Used(
+        np.column_stack([sums[name] for name in _SUMS]).astype(float),
+        np.column_stack([often, how_many]),
+        np.column_stack([shard.family[drawn].astype(float), value_bytes, ttl_ms]),
+    )
+
+
+def _concentration(often: np.ndarray) -> pd.DataFrame:
+    """Return the Lorenz curve of reads over keys, the most-read first (Lorenz, 1905); `often`: keys by their number of reads."""
+    if not often.sum():
         return pd.DataFrame({"keys_share": [], "reads_share": []})
-    most = np.concatenate([[0], np.cumsum(np.sort(counts)[::-1])]) / counts.sum()
+    number = np.flatnonzero(often)[::-1]
+    keys, reads = (np.r_[0, np.cumsum(column)] for column in (often[number], often[number] * number))
     keys_share = np.linspace(0, 1, _POINTS)
-    return pd.DataFrame({"keys_share": keys_share, "reads_share": np.interp(keys_share, np.linspace(0, 1, len(most)), most)})
+    return pd.DataFrame({"keys_share": keys_share, "reads_share": np.interp(keys_share, keys / keys[-1], reads / reads[-1])})

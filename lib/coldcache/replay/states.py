@@ -1,0 +1,403 @@
+"""What the state of the keys says of every read, by their commands, times to live and flushes alone.
+
+Two steps: :func:`access_rows` says of each row what it does to its key, :func:`trace_reads` follows the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from coldcache.commands import STRING_WRITES, Form, Rule, rules
+from coldcache.replay import state_kernel as kernel
+from coldcache.replay.pair_kernel import FILL_WINDOW_S
+from coldcache.replay.windows import Windows, window_of
+from coldcache.shards.shard import NULL, Shard
+
+# A command's time to live counts from its start, its line is stamped at its end: a key is judged only
+# further than this from its deadline. Ten times a time slice of the scheduler, a thousand times a usual command.
+SLACK_MS = 50.0
+_LEAST_SHARE_WITH_TTL = 0.95  # of a family's writes, for its keys to be taken to expire
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio (Knuth, TAOCP 6.4)
+_TYPES = {name: number for number, name in enumerate(("", "string", "hash", "list", "set", "zset", "stream"))}
+_FLAGS = {
+    "NX": kernel.NX, "XX": kernel.XX, "GT": kernel.GT, "LT": kernel.LT,
+    "KEEPTTL": kernel.KEEPTTL, "GET": kernel.GET, "PERSIST": kernel.PERSISTS,
+}  # fmt: skip
+_ABSOLUTE = frozenset({"EXAT", "PXAT", "EXPIREAT", "PEXPIREAT"})
+_MS_FAR = 1 << 50  # milliseconds beyond which a time to live is as good as 35,000 years
+
+# What commands do that their rule does not say; a target's effect stands behind the key's.
+_EFFECTS = {
+    "SET": kernel.STORE, "SETEX": kernel.STORE, "PSETEX": kernel.STORE, "MSET": kernel.STORE,
+    "SETNX": kernel.STORE, "GETSET": kernel.STORE, "MSETNX": kernel.MAYBE_ADD,
+    "EXPIRE": kernel.EXPIRE, "PEXPIRE": kernel.EXPIRE, "EXPIREAT": kernel.EXPIRE, "PEXPIREAT": kernel.EXPIRE,
+    "PERSIST": kernel.PERSIST, "GETEX": kernel.GETEX, "GETDEL": kernel.GETDEL, "DEL": kernel.REMOVE, "UNLINK": kernel.REMOVE,
+    "DELIFEQ": kernel.MAYBE_REMOVE, "DELEX": kernel.MAYBE_REMOVE, "MOVE": kernel.MAYBE_REMOVE,
+    # Their value, options or time to live are not in the table of accesses.
+    "RESTORE": kernel.FORGET, "RESTORE-ASKING": kernel.FORGET, "MSETEX": kernel.FORGET, "INCREX": kernel.FORGET,
+    "HSETEX": kernel.FORGET,
+    # Options may keep these from creating the key: ZADD XX, XADD NOMKSTREAM, BITFIELD GET, SETRANGE of "".
+    "ZADD": kernel.MAYBE_ADD, "GEOADD": kernel.MAYBE_ADD, "XADD": kernel.MAYBE_ADD, "BITFIELD": kernel.MAYBE_ADD,
+    "SETRANGE": kernel.MAYBE_ADD, "XGROUP CREATE": kernel.MAYBE_ADD,
+    "FLUSHDB": kernel.FLUSH_DB, "FLUSHALL": kernel.FLUSH_NODE,
+    "SWAPDB": kernel.FORGET_NODE, "MIGRATE": kernel.FORGET_NODE, "CLUSTER FLUSHSLOT": kernel.FORGET_NODE,
+}  # fmt: skip
+_PAIRS = {
+    "RENAME": (kernel.RENAME_FROM, kernel.RENAME_TO),
+    "RENAMENX": (kernel.RENAME_FROM, kernel.RENAME_TO),
+    "COPY": (kernel.SOURCE, kernel.COPY_TO),
+    "LMOVE": (kernel.TAKE, kernel.GIVE),
+    "RPOPLPUSH": (kernel.TAKE, kernel.GIVE),
+    "SMOVE": (kernel.TAKE, kernel.GIVE),
+    "PFMERGE": (kernel.NOTHING, kernel.MAYBE_ADD),
+    "GEOSEARCHSTORE": (kernel.NOTHING, kernel.FORGET),  # until 6.2 an empty result left the target
+}
+_OTHER_DATABASES = frozenset({"MOVE", "COPY"})
+_FIXED_FLAGS = {"SETNX": kernel.NX, "GETSET": kernel.GET, "RENAMENX": kernel.ONLY_IF_NEW}
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AccessRows:
+    """The rows of a shard as arrays, one element a row, grouped by epoch and in stream order.
+
+    Rows may be added that stand for what a line did to other keys than it names.
+
+    Attributes
+    ----------
+    row : int64
+        Position of the row in its shard; -1 of an added row.
+    t_us, seq, epoch : int64, int64, int32
+        As in the shard.
+    node, scope : int32
+        Which server, which database of which server, from 0.
+    key : int32
+        Which key of which database, from 0; -1 without a key.
+    family : int32
+        As in the shard; -1 without a key.
+    effect, flags, type : uint8
+        What the command does to the key, under which conditions, and of which type: see the kernel.
+    deadline_us : int64
+        When the time to live asked for ends; ``FOREVER`` without, ``REFUSED`` or ``PAST``.
+    lookups, arg : uint8, int32
+        As in the shard.
+    answers : uint8
+        Whether it is a write that may answer a read.
+    window : int32
+        Index in the `Windows`.
+    families, keys, scopes, nodes : int
+        How many there are.
+    """
+
+    row: Ints
+    t_us: Ints
+    seq: Ints
+    epoch: npt.NDArray[np.int32]
+    node: npt.NDArray[np.int32]
+    scope: npt.NDArray[np.int32]
+    key: npt.NDArray[np.int32]
+    family: npt.NDArray[np.int32]
+    effect: npt.NDArray[np.uint8]
+    flags: npt.NDArray[np.uint8]
+    type: npt.NDArray[np.uint8]
+    deadline_us: Ints
+    lookups: npt.NDArray[np.uint8]
+    arg: npt.NDArray[np.int32]
+    answers: npt.NDArray[np.uint8]
+    window: npt.NDArray[np.int32]
+    families: int
+    keys: int
+    scopes: int
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reads:
+    """What the state of the keys says of every look-up; one element a row that counts one.
+
+    Attributes
+    ----------
+    row : int64
+        Position in the shard.
+    t_us : int64
+    family, window : int32
+    lookups : uint8
+        Its weight: how many look-ups INFO counts.
+    seen : uint8
+        ``CERTAIN_MISS``, ``CERTAIN_HIT``, ``AT_RISK`` (there, unless it was evicted) or ``OPEN``.
+    kind, hint : uint8
+        What its chain began with, and where it stands to the key's deadline.
+    before : int32
+        The read before it in its chain, -1 at the first.
+    life : int32
+        Which life of a key may have ended by a counted eviction; -1 without.
+    state : uint8
+        What had become of the key if it was missed, see `KEY_STATES`.
+    gap_us : int64
+        Until the write that answers it, -1 without.
+    """
+
+    row: Ints
+    t_us: Ints
+    family: npt.NDArray[np.int32]
+    window: npt.NDArray[np.int32]
+    lookups: npt.NDArray[np.uint8]
+    seen: npt.NDArray[np.uint8]
+    kind: npt.NDArray[np.uint8]
+    hint: npt.NDArray[np.uint8]
+    before: npt.NDArray[np.int32]
+    life: npt.NDArray[np.int32]
+    state: npt.NDArray[np.uint8]
+    gap_us: Ints
+
+
+@cache
+def _effects_of(name: str) -> tuple[int, int, int, int]:
+    """Return a command's effect on its keys and on its target, its type and its fixed flags."""
+    rule = rules().get(name) or rules().get(name.split(" ", 1)[0]) or Rule()
+    known = name in rules() or name.split(" ", 1)[0] in rules()
+    kind, flags = _TYPES.get(rule.type, 0), _FIXED_FLAGS.get(name, 0)
+    if name in _PAIRS:
+        return (*_PAIRS[name], kind, flags)
+    if rule.target:
+        # A write whose result nobody sees: empty, and then the target is gone, only if all sources are.
+        return (kernel.SOURCE if rule.op == "read" else kernel.FORGET), (kernel.RESULT if kind else kernel.FORGET), kind, flags
+    effect = _EFFECTS.get(name, kernel.NOTHING if known else kernel.FORGET)
+    if name not in _EFFECTS and known:
+        if rule.may_empty:
+            effect = kernel.MAYBE_REMOVE
+        elif rule.creates:
+            effect = kernel.ADD
+        elif rule.op in ("write", "delete") and not rule.type:
+            effect = kernel.FORGET  # of a module, or of a version that was never measured
+    return effect, effect, kind, flags
+
+
+def access_rows(shard: Shard, windows: Windows) -> AccessRows:
+    """Return a shard as the arrays that are followed.
+
+    The keys of one RENAME or COPY may be in two shards: what it leaves of them is unknown then.
+    """
+    words = shard.vocabulary
+    effects = np.array([*(_effects_of(name) for name in words.command), _effects_of("")], np.int64).reshape(-1, 4)
+    scope = pd.factorize(shard.node.astype(np.int64) * (1 << 20) + np.maximum(shard.db, 0))[0]
+    keyed = shard.family >= 0
+    # The database spoils the hash a little: keys of one name in two databases are two.
+    numbers, found = pd.factorize(shard.key[keyed] ^ (scope[keyed].astype(np.uint64) * _SPREAD))
+    key = np.full(len(shard), -1, np.int32)
+    key[keyed] = numbers
+    target = _targets(shard)
+    effect = np.where(target, effects[shard.command, 1], effects[shard.command, 0])
+    expires = words.told("command", lambda name: "EXPIRE" in name)[shard.command].astype(bool)
+    rows = AccessRows(
+        row=np.arange(len(shard), dtype=np.int64),
+        t_us=shard.t_us,
+        seq=shard.seq,
+        epoch=shard.epoch,
+        node=np.where(shard.node < 0, len(words.node), shard.node).astype(np.int32),
+        scope=scope.astype(np.int32),
+        key=key,
+        family=shard.family,
+        effect=effect.astype(np.uint8),
+        flags=(effects[shard.command, 3] | _conditions(shard)).astype(np.uint8),
+        type=effects[shard.command, 2].astype(np.uint8),
+        deadline_us=_deadlines(shard, expires),
+        lookups=shard.lookups.astype(np.uint8),
+        arg=shard.arg,
+        answers=_answers(shard),
+        window=window_of(shard.epoch, shard.seq, windows),
+        families=len(shard.families),
+        keys=len(found),
+        scopes=int(scope.max(initial=-1)) + 1,
+        nodes=len(words.node) + 1,
+    )
+    blocks = words.told("command", lambda name: name.startswith(("BL", "BR", "BZ")))[shard.command].astype(bool)
+    crosses = words.told("command", lambda name: name in _OTHER_DATABASES)[shard.command].astype(bool)
+    return _with_added(_without_queues(rows, blocks), crosses, shard.key, windows)
+
+
+def _targets(shard: Shard) -> Bools:
+    """Return which rows are what a command writes beside the keys that it reads or takes."""
+    words = shard.vocabulary
+    pair = words.told("command", lambda name: name in _PAIRS and rules()[name].form == Form.PAIR).astype(bool)
+    other = words.told("command", lambda name: name in rules() and rules()[name].target > 0).astype(bool) & ~pair
+    return (pair[shard.command] & (shard.arg == 1)) | (other[shard.command] & shard.is_("op", "write"))
+
+
+def _conditions(shard: Shard) -> Ints:
+    """Return the conditions of every row as flags."""
+    flags = shard.vocabulary.told("condition", lambda text: sum(_FLAGS.get(word, 0) for word in set(text.split())), 0)
+    return flags.astype(np.int64)[shard.condition]
+
+
+def _deadlines(shard: Shard, expires: Bools) -> Ints:
+    """Return when the times to live end that are asked for, or what else becomes of them."""
+    asked = shard.ttl_form >= 0
+    deadline = np.full(len(shard), kernel.FOREVER, np.int64)
+    rows = np.flatnonzero(asked)
+    t_us, expires = shard.t_us[rows], expires[rows]
+    ms = np.clip(shard.ttl_ms[rows], -_MS_FAR, _MS_FAR)
+    unknown = shard.ttl_ms[rows] == NULL
+    absolute = shard.vocabulary.told("ttl_form", lambda name: name in _ABSOLUTE).astype(bool)[shard.ttl_form[rows]]
+    ends = np.where(ms >= _MS_FAR, kernel.FAR, t_us + ms * 1000)
+    # EXPIRE takes what is past and deletes; SET and GETEX refuse what is not positive.
+    ends = np.where(absolute & (ms * 1000 < -int(SLACK_MS * 1000)), kernel.PAST, ends)
+    ends = np.where(~absolute & (ms <= 0), np.where(expires, kernel.PAST, kernel.REFUSED), ends)
+    not_positive = absolute & ~expires & (ms + t_us // 1000 <= 0)
+    deadline[rows] = np.where(unknown | not_positive, kernel.REFUSED, ends)
+    return deadline
+
+
+def _answers(shard: Shard) -> npt.NDArray[np.uint8]:
+    """Return which rows are writes that may answer a read, as in the ledger: GETSET answers none."""
+    write = shard.is_("op", "write") & (shard.lookups == 0)
+    whole = np.where(shard.is_("command", *STRING_WRITES), kernel.ANSWERS_ALL, kernel.ANSWERS_MISSES)
+    return np.where(write, whole, kernel.ANSWERS_NOTHING).astype(np.uint8)
+
+
+def _without_queues(rows: AccessRows, blocks: Bools) -> AccessRows:
+    """Return the rows with nothing said of keys on which clients block.
+
+    What serves a blocked client has no line of its own: a list that was pushed to may be empty at once.
+    """
+    waits = blocks & (rows.key >= 0)
+    if not waits.any():
+        return rows
+    queue = np.zeros(rows.keys, bool)
+    queue[rows.key[waits]] = True
+    hidden = (rows.key >= 0) & queue[rows.key] & (rows.effect != kernel.NOTHING)
+    return replace(rows, effect=np.where(hidden, kernel.FORGET, rows.effect).astype(np.uint8))
+
+
+def _with_added(rows: AccessRows, crosses: Bools, named: npt.NDArray[np.uint64], windows: Windows) -> AccessRows:
+    """Return the rows with those added that stand for what a line, or an INFO sample, did to other keys.
+
+    MOVE and COPY may go to any database: the key of that name there becomes unknown. A server without keys
+    at a sample has none of any name.
+    """
+    at: list[int] = []
+    scopes = np.zeros(0, np.int64)
+    added: list[tuple[int, int, int]] = []  # key, effect, row to copy the rest from
+    crossing = np.flatnonzero(crosses & (rows.effect != kernel.SOURCE) & (rows.key >= 0))
+    if crossing.size and rows.scopes > 1:
+        # Keys of one name on one server stand together in `alike`.
+        name = named ^ (rows.node.astype(np.uint64) * _SPREAD)
+        name_of, scopes = np.zeros(rows.keys, np.uint64), np.zeros(rows.keys, np.int64)
+        with_key = rows.key >= 0
+        name_of[rows.key[with_key]], scopes[rows.key[with_key]] = name[with_key], rows.scope[with_key]
+        alike = np.argsort(name_of, kind="stable")
+        first, last = (np.searchsorted(name_of[alike], name[crossing], side) for side in ("left", "right"))
+        for row, start, end in zip(crossing.tolist(), first, last, strict=True):
+            others = [int(other) for other in alike[start:end] if other != rows.key[row]]
+            at += [row + 1] * len(others)
+            added += [(other, kernel.FORGET, row) for other in others]
+    for window in np.flatnonzero(windows.empty):
+        row = int(np.searchsorted(rows.window, window))
+        if row < len(rows.t_us) and rows.epoch[row] == windows.epoch[window]:
+            at.append(row)
+            added.append((-1, kernel.EMPTY_NODE, row))
+    if not added:
+        return rows
+    place, source = np.array(at), np.array([row for _, _, row in added])
+    new: dict[str, Array] = {}
+    for field in fields(AccessRows):
+        column = getattr(rows, field.name)
+        if isinstance(column, np.ndarray):
+            new[field.name] = column[source].copy()
+    new["row"][:] = -1
+    new["key"][:] = [key for key, _, _ in added]
+    new["effect"][:] = [effect for _, effect, _ in added]
+    new["lookups"][:] = 0
+    new["answers"][:] = 0
+    other_keys = np.array([key for key, _, _ in added])
+    if scopes.size:
+        new["scope"][other_keys >= 0] = scopes[other_keys[other_keys >= 0]]
+    return replace(rows, **{name: np.insert(getattr(rows, name), place, column) for name, column in new.items()})  # type: ignore[arg-type]
+
+
+def trace_reads(
+    rows: AccessRows, windows: Windows, *, census: npt.NDArray[np.uint8] | None = None, slack_ms: float = SLACK_MS
+) -> Reads:
+    """Follow every key through its commands and say what that tells of each look-up.
+
+    Parameters
+    ----------
+    rows, windows
+        Of :func:`access_rows` and :func:`info_windows`.
+    census : array of uint8, one element a key, optional
+        What is known of each key at the start of the log: ``NO_CENSUS``, ``CENSUS_ABSENT`` or ``CENSUS_PRESENT``.
+    slack_ms : float
+        How near to its deadline a key's presence stays open, milliseconds.
+    """
+    count = int(np.count_nonzero((rows.lookups > 0) & (rows.key >= 0)))
+    out = kernel.Seen(
+        row=np.empty(count, np.int64), seen=np.empty(count, np.uint8), kind=np.empty(count, np.uint8),
+        hint=np.empty(count, np.uint8), before=np.empty(count, np.int32), life=np.empty(count, np.int32),
+        state=np.empty(count, np.uint8), gap_us=np.empty(count, np.int64),
+    )  # fmt: skip
+    columns = kernel.Rows(**{name: _plain(getattr(rows, name)) for name in kernel.Rows._fields})
+    after = np.cumsum(windows.evicted)
+    kernel.trace(
+        columns, kernel.unknown_keys(rows.keys), np.zeros(rows.keys, np.uint8) if census is None else census,
+        rows.scopes, rows.nodes, round(slack_ms * 1000), round(FILL_WINDOW_S * 1e6),
+        after - windows.evicted, after, _plain(windows.volatile_only), out,
+    )  # fmt: skip
+    return Reads(
+        row=rows.row[out.row],
+        t_us=rows.t_us[out.row],
+        family=rows.family[out.row],
+        window=rows.window[out.row],
+        lookups=rows.lookups[out.row],
+        **{name: getattr(out, name) for name in kernel.Seen._fields if name != "row"},
+    )
+
+
+def _plain(column: Array) -> Array:
+    """Return an array as the kernel is compiled for: contiguous and writable, which pandas's are not always."""
+    return np.require(column, requirements=["C", "W"])
+
+
+def longest_times_to_live(rows: AccessRows) -> tuple[Floats, Ints, Ints]:
+    """Return of each family the longest time to live it is written with, µs; its writes; and those that set a time to live."""
+    count = rows.families
+    # INCR and EXPIRE make one write with a time to live.
+    stores = (rows.effect == kernel.STORE) & (rows.deadline_us != kernel.REFUSED) & (rows.family >= 0)
+    sets_ttl = (stores | ((rows.effect == kernel.EXPIRE) & (rows.family >= 0))) & (rows.deadline_us > 0)
+    sets_ttl &= rows.deadline_us < kernel.FAR
+    longest = np.zeros(count)
+    np.maximum.at(longest, rows.family[sets_ttl], (rows.deadline_us - rows.t_us)[sets_ttl].astype(float))
+    writes = np.bincount(rows.family[stores], minlength=count)
+    return longest, writes, np.bincount(rows.family[sets_ttl], minlength=count)
+
+
+def family_ttl_us(longest: Floats, writes: Ints, with_ttl: Ints) -> Floats:
+    """Return the longest time to live of each family, µs; infinite where part of it is written without.
+
+    The arguments are those of :func:`longest_times_to_live`, of all shards: the most of the first, the sums of the others.
+    """
+    return np.where((with_ttl > 0) & (with_ttl >= _LEAST_SHARE_WITH_TTL * writes), longest, np.inf)
+
+
+def join_reads(parts: Sequence[Reads]) -> Reads:
+    """Return the reads of several shards as one; their rows no longer tell which shard they are in."""
+    reads = np.cumsum([0, *(len(part.t_us) for part in parts)])
+    lives = np.cumsum([0, *(int(part.life.max(initial=-1)) + 1 for part in parts)])
+    columns: dict[str, Array] = {}
+    for field in fields(Reads):
+        columns[field.name] = np.concatenate([getattr(part, field.name) for part in parts])
+    for name, offsets in (("before", reads), ("life", lives)):
+        shifted = [
+            np.where(getattr(part, name) < 0, -1, getattr(part, name) + at) for part, at in zip(parts, offsets, strict=False)
+        ]
+        columns[name] = np.concatenate(shifted).astype(np.int32)
+    return Reads(**columns)  # type: ignore[arg-type]

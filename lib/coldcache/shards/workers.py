@@ -1,0 +1,118 @@
+"""Who does the work on shards: this machine's cores, or the workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from coldcache.errors import SchedulerError
+
+Told = Callable[[str, int, int], None]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+# More threads than that win little, for Python code runs in one of them at a time, and each holds a shard.
+_MOST_THREADS = 8
+_ATTEMPTS = 3  # of a task whose worker died
+
+
+def nobody(what: str, done: int, total: int) -> None:
+    """Tell nobody how far the work has come."""
+
+
+class Workers:
+    """Runs a function on many items and returns the results in their order.
+
+    Parameters
+    ----------
+    scheduler : str, optional
+        Address of a Dask scheduler (``tcp://host:8786``) whose workers see the case's folder and have coldcache
+        installed. Without it this machine's cores do the work, in threads: what is slow is compiled, and leaves Python alone.
+    told : callable of (what, done, total)
+        Is told how far the work has come.
+
+    Raises
+    ------
+    SchedulerError
+        The scheduler cannot be reached, has no worker, or lost every worker that a task was given to.
+    """
+
+    def __init__(self, scheduler: str | None = None, told: Told = nobody) -> None:
+        self._told = told
+        self._scheduler = scheduler
+        self._client = _connected(scheduler) if scheduler is not None else None
+
+    @property
+    def apart(self) -> bool:
+        """Whether the work is done by other processes, which share files with this one, but no memory."""
+        return self._client is not None
+
+    def map(self, what: str, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        """Return ``function(item)`` of every item; `what` says what is done, for people.
+
+        A task may be done twice, where a worker dies: it must come to the same, and write its files in one step.
+        """
+        if not items:
+            return []
+        self._told(what, 0, len(items))
+        if self._client is not None:
+            return self._on_cluster(what, function, items)
+        if len(items) == 1:
+            result = function(items[0])
+            self._told(what, 1, 1)
+            return [result]
+        return self._in_threads(what, function, items)
+
+    def _in_threads(self, what: str, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        import dask.threaded  # a third of a second that a small case does not need
+        from dask.callbacks import Callback
+
+        done = 0
+
+        def one_more(*_: Any) -> None:
+            nonlocal done
+            done += 1
+            self._told(what, done, len(items))
+
+        names = [(what, number) for number in range(len(items))]
+        graph = {name: (partial(function, item),) for name, item in zip(names, items, strict=True)}
+        threads = min(_MOST_THREADS, os.cpu_count() or 1, len(items))
+        with Callback(posttask=one_more):
+            return list(dask.threaded.get(graph, names, num_workers=threads))
+
+    def _on_cluster(self, what: str, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        from distributed import CancelledError, KilledWorker, as_completed
+
+        futures = [self._client.submit(partial(function, item), pure=False, retries=_ATTEMPTS) for item in items]  # type: ignore[union-attr]
+        try:
+            for done, _ in enumerate(as_completed(futures), start=1):
+                self._told(what, done, len(items))
+            return list(self._client.gather(futures))  # type: ignore[union-attr]
+        except (KilledWorker, CancelledError, OSError) as error:
+            raise SchedulerError(
+                f"The workers of {self._scheduler} did not finish ({type(error).__name__} while {what}). Look at their logs for "
+                "want of memory, start more of them, and say again; or leave --scheduler out."
+            ) from None
+
+    def close(self) -> None:
+        """Leave the cluster, if there is one."""
+        if self._client is not None:
+            self._client.close()
+
+
+def _connected(scheduler: str) -> Any:
+    """Return a client of a scheduler that has workers."""
+    import distributed
+
+    try:
+        client = distributed.Client(scheduler, timeout=10, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise SchedulerError(
+            f"No Dask scheduler answers at {scheduler} ({type(error).__name__}). Start one with `dask scheduler`, workers with "
+            "`dask worker ADDRESS`, and give its address, such as tcp://127.0.0.1:8786."
+        ) from None
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        client.close()
+        raise SchedulerError(f"The Dask scheduler at {scheduler} has no workers. Start some with `dask worker {scheduler}`.")
+    return client
