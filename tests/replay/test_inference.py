@@ -268,7 +268,7 @@ def gaps_us(lines: list[MonitorLine]) -> list[int]:
     """The time from each read to the write that answers it."""
     shards = cut.cut_frame(schema.to_arrow(accesses(lines), schema.ACCESSES), Workers())
     stretches = windows.info_windows(shards.epochs)
-    return trace_reads(access_rows(shards.shard(0), stretches), stretches).gap_us.tolist()
+    return trace_reads(access_rows(shards.shard(0), stretches), stretches)[0].gap_us.tolist()
 
 
 def test_a_write_answers_the_latest_unanswered_read_of_its_key_not_of_its_connection():

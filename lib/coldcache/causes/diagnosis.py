@@ -12,7 +12,7 @@ import pandas as pd
 
 from coldcache.case import Case, iso
 from coldcache.causes import integrity, key_states, keys, memory, payloads, ttl
-from coldcache.causes.facts import BASELINE, COLD_START, NEVER_FILLED, UNJUDGED, baseline_causes
+from coldcache.causes.baseline import BASELINE, COLD_START, UNJUDGED, baseline_causes, by_cause
 from coldcache.causes.key_states import Unclaimed
 from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Claim, Finding, Investigation, NotTestable, RuledOut, union
 from coldcache.memory.survivors import Survivors
@@ -255,7 +255,7 @@ def diagnose(case: Case, workers: Workers | None = None) -> Diagnosis:
     findings = [outcome for outcome in outcomes if isinstance(outcome, Finding)]
     elsewhere = {pair["reads"] for finding in findings for pair in finding.families if pair["reads"] != pair["writes"]}
     claimed = _claimed(ledger, findings, tuple(ledger.families.index(name) for name in sorted(elsewhere)))
-    unclaimed = _unclaimed(investigation, claimed)
+    unclaimed = _unclaimed(ledger, claimed)
     findings += key_states.suspects(investigation, unclaimed)
     decided = {outcome.cause for outcome in outcomes} | {finding.cause for finding in findings}
     outcomes += key_states.ruled_out(investigation, unclaimed, decided)
@@ -365,19 +365,11 @@ def _claimed_in(claims: tuple[tuple[Claim, ...], ...], elsewhere: tuple[int, ...
     return Claimed(shared, reads.astype(np.int64), lookups.astype(np.int64), elsewhere)
 
 
-def _unclaimed(investigation: Investigation, claimed: Claimed) -> Unclaimed:
+def _unclaimed(ledger: Ledger, claimed: Claimed) -> Unclaimed:
     """Return the misses that nothing claims, by what the states of their keys point to."""
-    never = [BASELINE.index(cause) for cause in (NEVER_FILLED, UNJUDGED, COLD_START)]
-    tables = []
-    for whole, taken in ((investigation.facts.causes, claimed.reads), (investigation.facts.cause_lookups, claimed.lookups)):
-        left = whole.copy()
-        # As `baseline_causes` has it: of values found elsewhere, what was never written here is cold.
-        for family in claimed.elsewhere:
-            cold = left[family, never].sum()
-            left[family, never] = 0
-            left[family, BASELINE.index(COLD_START)] = cold
-        tables.append(left - taken)
-    return Unclaimed(*tables)
+    tally = ledger.tally
+    reads, lookups = (by_cause(table, claimed.elsewhere) for table in (tally.miss_rows, tally.miss_kind_lookups))
+    return Unclaimed(reads - claimed.reads, lookups - claimed.lookups)
 
 
 def attribute(causes: list[str], shared: dict[frozenset[int], int], unclaimed: Unclaimed) -> dict[str, int]:

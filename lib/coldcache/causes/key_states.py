@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coldcache.causes.facts import BASELINE, UNJUDGED
+from coldcache.causes.baseline import BASELINE, UNJUDGED
 from coldcache.causes.outcomes import (
     RECORD_EXACT,
     SUSPECTED,

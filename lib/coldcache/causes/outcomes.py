@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
-from operator import add
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from coldcache.case import Case
-from coldcache.causes.facts import Facts
 from coldcache.memory.survivors import Survivors, heap_survivors
 from coldcache.replay.ledger import EXACT, Ledger, counter_rise, miss_ledger
 from coldcache.replay.replayed import Bools, Replayed
@@ -136,11 +134,6 @@ class Investigation:
     def info(self) -> pd.DataFrame:
         """INFO's series."""
         return self.case.table("info")
-
-    @cached_property
-    def facts(self) -> Facts:
-        """What the checks want to know of all shards."""
-        return reduce(add, self.ledger.replays.map("weighing the misses", Facts.of))
 
     @property
     def flushed(self) -> bool:

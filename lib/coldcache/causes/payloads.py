@@ -76,15 +76,15 @@ def check_unused_hits(investigation: Investigation) -> list[Outcome]:
 
 def _repeated_share(investigation: Investigation) -> pd.Series:
     """Return, by family, the share of the rewrites after a hit that stored the same bytes again."""
-    facts = investigation.facts
-    rewrites = investigation.by_family(same=facts.rewrites_same, known=facts.rewrites)
+    tally = investigation.ledger.tally
+    rewrites = investigation.by_family(same=tally.rewrites_same, known=tally.rewrites)
     rewrites = rewrites[rewrites["known"] > 0]  # the first write of a key in the recording has nothing to compare with
     return rewrites["same"] / rewrites["known"]
 
 
 def _formats_by_family(investigation: Investigation) -> pd.Series:
     """Return the commonest class of the values written, by family."""
-    counts, names = investigation.facts.formats_written, investigation.ledger.replays.shards.vocabulary.value_format
+    counts, names = investigation.ledger.tally.formats_written, investigation.ledger.replays.shards.vocabulary.value_format
     known = np.flatnonzero(counts.sum(axis=1))
     commonest = [names[int(np.argmax(counts[family]))] for family in known]
     return pd.Series(commonest, index=[investigation.ledger.families[family] for family in known], dtype="str")
@@ -99,7 +99,7 @@ def _finding(
     wasted = int((broken["hits"] - broken["used"]).sum())
     text, code = _WAYS_OUT.get(kind, ("Store what the reader reads: one encoder, one decoder, in one place.", ""))
     ours = [family for family, name in enumerate(investigation.ledger.families) if name in broken.index]
-    written = investigation.facts.formats[ours].sum(axis=0)
+    written = investigation.ledger.tally.formats[ours].sum(axis=0)
     unreadable = [is_unreadable(name) for name in investigation.ledger.replays.shards.vocabulary.value_format]
     share = float(written[np.array(unreadable, bool)].sum() / written.sum())
     wasted_share = wasted / int(broken["hits"].sum())

@@ -56,6 +56,12 @@ class Outlived:
         return _expired(replayed) & kept & np.isin(replayed.shard.family, self.families)
 
 
+def _expired_misses(investigation: Investigation) -> np.ndarray:
+    """Return how many misses of each family were of a key that had expired."""
+    kinds = 4 * KEY_STATES.index("expired")
+    return investigation.ledger.tally.miss_rows[:, kinds : kinds + 4].sum(axis=1)
+
+
 def _expired(replayed: Replayed) -> Bools:
     """Return which rows are misses of a key that had expired, written in the same epoch: its age is known."""
     expired = replayed.is_miss & (replayed.state == KEY_STATES.index("expired"))
@@ -73,13 +79,11 @@ def check_ttl_unit(investigation: Investigation) -> list[Outcome]:
     """Look for times to live in milliseconds that are round in seconds, and expire far too early."""
     if not investigation.exact:
         return [NotTestable("ttl_unit", f"the times to live that were asked for. Record {RECORD_EXACT}")]
-    facts = investigation.facts
-    if not facts.expired.any():
+    expired = _expired_misses(investigation)
+    if not expired.any():
         return [RuledOut("ttl_unit", "no read missed because its key had expired"), _short_ruled_out()]
     candidates = {
-        family: asked
-        for family in np.flatnonzero(facts.expired)
-        if (asked := _in_other_unit(investigation, int(family))) is not None
+        family: asked for family in np.flatnonzero(expired) if (asked := _in_other_unit(investigation, int(family))) is not None
     }
     suspects = _suspects(investigation, candidates) if candidates else []
     if not suspects:
@@ -94,18 +98,18 @@ def _short_ruled_out() -> RuledOut:
 
 def _in_other_unit(investigation: Investigation, family: int) -> tuple[str, int] | None:
     """Return form and number of a family's times to live, if most of them look like seconds given as milliseconds."""
-    facts, words = investigation.facts, investigation.ledger.replays.shards.vocabulary
-    forms = facts.forms[family]
+    tally, words = investigation.ledger.tally, investigation.ledger.replays.shards.vocabulary
+    forms = tally.forms[family]
     if not forms.any() or (form := words.ttl_form[int(np.argmax(forms))]) not in _IN_MILLISECONDS:
         return None
-    mine = (facts.ttl_family == family) & (facts.ttl_form == words.ttl_form.index(form))
-    numbers, which = np.unique(facts.ttl_ms[mine], return_inverse=True)
-    times = np.bincount(which, facts.ttl_count[mine])
+    mine = tally.ttls[(tally.ttls[:, 0] == family) & (tally.ttls[:, 1] == words.ttl_form.index(form))]
+    numbers, which = np.unique(mine[:, 2], return_inverse=True)
+    times = np.bincount(which, mine[:, 3])
     number = int(numbers[np.argmax(times)])
     looks_like_seconds = number % _ROUND_SECONDS == 0 and number % _ROUND_MILLISECONDS != 0
     # A lock or a debounce is meant to be short: it is written with NX.
-    conditional = facts.written_nx[family] > 0.5 * facts.written[family]
-    dominant = times.max() >= _DOMINANT * facts.written[family]
+    conditional = tally.stored_nx[family] > 0.5 * tally.stored[family]
+    dominant = times.max() >= _DOMINANT * tally.stored[family]
     return (form, number) if dominant and looks_like_seconds and not conditional else None
 
 
@@ -127,7 +131,7 @@ def _finding(investigation: Investigation, suspects: list[_Suspect], claim: Outl
     suspects = sorted(suspects, key=lambda suspect: (-suspect.misses, suspect.family))
     first = suspects[0]
     meant = _IN_MILLISECONDS[first.form]
-    expired = int(investigation.facts.expired[[suspect.number for suspect in suspects]].sum())
+    expired = int(_expired_misses(investigation)[[suspect.number for suspect in suspects]].sum())
     claimed, lookups = investigation.claimed((claim,))
     misses = int(investigation.ledger.tally.misses.sum())
     names = " and ".join(suspect.family for suspect in suspects[:3])

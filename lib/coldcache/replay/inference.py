@@ -44,7 +44,7 @@ BASIS = "inferred"
 HIT, MISS, NO_READ = 1, 0, -1
 # What `key_state` numbers; the first is for what is not known, and for hits.
 KEY_STATES = ("", "expired", "evicted", "deleted", "flushed", "never written")
-_SAMPLE = 1_000_000  # reads from which parameters are estimated, all those of some keys
+_SAMPLE = 300_000  # reads from which parameters are estimated, all those of some keys
 _BINS = 1024  # of chances, where the reads of several shards are put in order
 
 Ints = npt.NDArray[np.int64]
@@ -181,12 +181,12 @@ class _Lives:
     count: Ints
 
     @classmethod
-    def of(cls, reads: Reads) -> _Lives:
-        """Count a shard's."""
-        bounded = (reads.seen == kernel.AT_RISK) & (reads.life >= 0)
-        per_life = np.bincount(reads.life[bounded], reads.lookups[bounded]).astype(np.float64)
+    def of(cls, reads: Reads, life: npt.NDArray[np.int32]) -> _Lives:
+        """Count a shard's; `life` : of each read."""
+        bounded = (reads.seen == kernel.AT_RISK) & (life >= 0)
+        per_life = np.bincount(life[bounded], reads.lookups[bounded]).astype(np.float64)
         family = np.zeros(len(per_life), np.int64)
-        family[reads.life[bounded]] = reads.family[bounded]
+        family[life[bounded]] = reads.family[bounded]
         return cls(family, per_life, np.ones(len(per_life), np.int64)).alike()
 
     def alike(self) -> _Lives:
@@ -342,16 +342,16 @@ def _trace(
     """Follow the keys of a shard."""
     shard = shards.shard(number)
     rows = access_rows(shard, raw)
-    reads = trace_reads(rows, raw, census=census(number, rows) if census else None, slack_ms=slack_ms)
+    reads, life = trace_reads(rows, raw, census=census(number, rows) if census else None, slack_ms=slack_ms)
     columns = {field.name: getattr(reads, field.name) for field in fields(Reads)}
     columns["window"] = joined[reads.window]
     reads = Reads(**columns)
-    shards.scratch.put(f"reads-{number}", [columns])
+    shards.scratch.put(f"reads-{number}", columns)
     families = len(shards.families)
-    risky = (reads.seen == kernel.AT_RISK) & (reads.life < 0)
+    risky = (reads.seen == kernel.AT_RISK) & (life < 0)
     return _Traced(
         _Cells.of(reads, len(windows.epoch), families),
-        _Lives.of(reads),
+        _Lives.of(reads, life),
         _sums(reads.family[risky], reads.lookups[risky].astype(float), families),
         int(risky.sum()),
         *longest_times_to_live(rows),
@@ -379,21 +379,22 @@ def _judge(shards: Shards, windows: Windows, anchored: Bools, model: Model, numb
     """Say how likely each read of a shard hit."""
     reads = _reads_of(shards, number)
     p_hit = chances(reads, windows, model)
-    shards.scratch.put(f"chances-{number}", [{"p_hit": p_hit}])
+    shards.scratch.put(f"chances-{number}", {"p_hit": p_hit})
     shape = (len(windows.epoch), len(shards.families))
     size = shape[0] * shape[1]
     cell = reads.window.astype(np.int64) * shape[1] + reads.family
     weights = reads.lookups.astype(float)
     unsure = reads.seen > kernel.CERTAIN_HIT
     chosen = unsure & anchored[reads.window]
-    classes, of_class = np.unique(_class_of(reads.window[chosen], p_hit[chosen]), return_inverse=True)
+    weight_of = _sums(_class_of(reads.window[chosen], p_hit[chosen]), weights[chosen], 0)
+    classes = np.flatnonzero(weight_of)
     answered = answered_by(reads, windows, model.usual_us)
     misses = (reads.seen == kernel.CERTAIN_MISS) & (answered != 2)
     return _Judged(
         _sums(cell, weights * p_hit, size).reshape(shape),
         _sums(cell[unsure], (weights * (p_hit * (1 - p_hit) + 1e-4))[unsure], size).reshape(shape),
         classes,
-        _sums(of_class, weights[chosen], len(classes)),
+        weight_of[classes],
         np.bincount(reads.family[misses & (answered == 1)], minlength=shape[1]),
         np.bincount(reads.family[misses], minlength=shape[1]),
     )

@@ -127,7 +127,7 @@ class Reads:
 
     Attributes
     ----------
-    row : int64
+    row : int32
         Position in the shard.
     t_us : int64
     family, window : int32
@@ -139,11 +139,9 @@ class Reads:
         What its chain began with, and where it stands to the key's deadline.
     before : int32
         The read before it in its chain, -1 at the first.
-    life : int32
-        Which life of a key may have ended by a counted eviction; -1 without.
     state : uint8
         What had become of the key if it was missed, see `KEY_STATES`.
-    gap_us : int64
+    gap_us : int32
         Until the write that answers it, -1 without.
     """
 
@@ -156,7 +154,6 @@ class Reads:
     kind: npt.NDArray[np.uint8]
     hint: npt.NDArray[np.uint8]
     before: npt.NDArray[np.int32]
-    life: npt.NDArray[np.int32]
     state: npt.NDArray[np.uint8]
     gap_us: Ints
 
@@ -213,7 +210,7 @@ def access_rows(shard: Shard, windows: Windows) -> AccessRows:
         type=effects[shard.command, 2].astype(np.uint8),
         deadline_us=_deadlines(shard, expires),
         lookups=shard.lookups.astype(np.uint8),
-        arg=shard.arg,
+        arg=shard.arg.astype(np.int32),
         answers=_answers(shard),
         window=window_of(shard.epoch, shard.seq, windows),
         families=len(shard.families),
@@ -327,7 +324,7 @@ def _with_added(rows: AccessRows, crosses: Bools, named: npt.NDArray[np.uint64],
 
 def trace_reads(
     rows: AccessRows, windows: Windows, *, census: npt.NDArray[np.uint8] | None = None, slack_ms: float = SLACK_MS
-) -> Reads:
+) -> tuple[Reads, npt.NDArray[np.int32]]:
     """Follow every key through its commands and say what that tells of each look-up.
 
     Parameters
@@ -338,6 +335,11 @@ def trace_reads(
         What is known of each key at the start of the log: ``NO_CENSUS``, ``CENSUS_ABSENT`` or ``CENSUS_PRESENT``.
     slack_ms : float
         How near to its deadline a key's presence stays open, milliseconds.
+
+    Returns
+    -------
+    (reads, life)
+        `life` : int32, one element a read: which life of a key may have ended by a counted eviction; -1 without.
     """
     count = int(np.count_nonzero((rows.lookups > 0) & (rows.key >= 0)))
     out = kernel.Seen(
@@ -352,14 +354,16 @@ def trace_reads(
         rows.scopes, rows.nodes, round(slack_ms * 1000), round(FILL_WINDOW_S * 1e6),
         after - windows.evicted, after, _plain(windows.volatile_only), out,
     )  # fmt: skip
-    return Reads(
-        row=rows.row[out.row],
+    reads = Reads(
+        row=rows.row[out.row].astype(np.int32),
         t_us=rows.t_us[out.row],
         family=rows.family[out.row],
         window=rows.window[out.row],
         lookups=rows.lookups[out.row],
-        **{name: getattr(out, name) for name in kernel.Seen._fields if name != "row"},
+        gap_us=out.gap_us.astype(np.int32),  # of five seconds at most
+        **{name: getattr(out, name) for name in ("seen", "kind", "hint", "before", "state")},
     )
+    return reads, out.life
 
 
 def _plain(column: Array) -> Array:
@@ -390,14 +394,10 @@ def family_ttl_us(longest: Floats, writes: Ints, with_ttl: Ints) -> Floats:
 
 def join_reads(parts: Sequence[Reads]) -> Reads:
     """Return the reads of several shards as one; their rows no longer tell which shard they are in."""
-    reads = np.cumsum([0, *(len(part.t_us) for part in parts)])
-    lives = np.cumsum([0, *(int(part.life.max(initial=-1)) + 1 for part in parts)])
-    columns: dict[str, Array] = {}
-    for field in fields(Reads):
-        columns[field.name] = np.concatenate([getattr(part, field.name) for part in parts])
-    for name, offsets in (("before", reads), ("life", lives)):
-        shifted = [
-            np.where(getattr(part, name) < 0, -1, getattr(part, name) + at) for part, at in zip(parts, offsets, strict=False)
-        ]
-        columns[name] = np.concatenate(shifted).astype(np.int32)
+    columns: dict[str, Array] = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Reads)
+    }
+    offsets = np.cumsum([0, *(len(part.t_us) for part in parts)])
+    shifted = [np.where(part.before < 0, -1, part.before + at) for part, at in zip(parts, offsets, strict=False)]
+    columns["before"] = np.concatenate(shifted).astype(np.int32)
     return Reads(**columns)  # type: ignore[arg-type]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from coldcache.replay.inference import HIT, KEY_STATES
 from coldcache.replay.replayed import Bools, Ints, Replayed, by_family
 
+MISS_KINDS = 4 * len(KEY_STATES)
+_MOST_TTLS = 64  # of a family and shard: one that most writes carry is among them
 _MOST_FILLS = 200_000  # of a shard, to take a median of: more make no difference that shows
 
 
@@ -27,6 +31,18 @@ class Tally:
     read_keys, written_keys : distinct ones; only writes that were done
     read_keys_written, written_keys_read : of these, the ones that the other side has, too
     read_from_us, read_until_us, written_from_us, written_until_us : time of the first and last read and done write, µs
+    miss_rows, miss_kind_lookups : (families, ``MISS_KINDS``)
+        Misses by what is known of their keys, see :func:`miss_kinds`, as rows and as look-ups.
+    formats, formats_written : (families, value formats)
+        Values written, of a known class; only of writes that were stored.
+    rewrites, rewrites_same : writes after a hit of which it is known whether they stored the same bytes again, and those that did
+    stored, stored_nx : writes that were stored; those with the condition NX
+    forms : (families, forms of a time to live)
+        Writes that were stored.
+    refused_with_ttl : int
+        Writes with a time to live and no condition that the server refused.
+    ttls : (n, 4)
+        Family, form, time to live in ms, and how many stored writes ask for it; the commonest of each family.
     databases : frozenset of int
     fill_family, fill_ms : one element an answered miss, or one of some
     """
@@ -51,6 +67,17 @@ class Tally:
     read_until_us: Ints
     written_from_us: Ints
     written_until_us: Ints
+    miss_rows: Ints
+    miss_kind_lookups: Ints
+    formats: Ints
+    formats_written: Ints
+    rewrites: Ints
+    rewrites_same: Ints
+    stored: Ints
+    stored_nx: Ints
+    forms: Ints
+    refused_with_ttl: int
+    ttls: Ints
     databases: frozenset[int]
     fill_family: npt.NDArray[np.int32]
     fill_ms: npt.NDArray[np.float64]
@@ -84,6 +111,8 @@ class Tally:
             **{name: by_family(shard, chosen) for name, chosen in keys.items()},
             **_edges("read", replayed, read),
             **_edges("written", replayed, done),
+            **_misses(replayed),
+            **_values(replayed),
             databases=frozenset(int(db) for db in np.unique(shard.db[read | replayed.is_write])),
             fill_family=shard.family[answered],
             fill_ms=pairs.fill_us[answered] / 1000,
@@ -92,12 +121,80 @@ class Tally:
     def __add__(self, other: Tally) -> Tally:
         both = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(Tally)}
         added = {name: mine | theirs if name == "databases" else mine + theirs for name, (mine, theirs) in both.items()}
-        for name in ("fill_family", "fill_ms"):
+        for name in ("fill_family", "fill_ms", "ttls"):
             added[name] = np.concatenate(both[name])
         for side in ("read", "written"):
             added[f"{side}_from_us"] = np.minimum(*both[f"{side}_from_us"])
             added[f"{side}_until_us"] = np.maximum(*both[f"{side}_until_us"])
         return Tally(**added)
+
+
+def miss_kinds(replayed: Replayed) -> npt.NDArray[np.int8]:
+    """Return for each row what is known of the key of a miss, as one number; -1 for what is none.
+
+    Four times the state of the key (``KEY_STATES``), and 2 if it is known whether a write answered the miss, and 1 if no
+    earlier read could have had the value cached: the key's first, or one while the first was still being answered.
+    """
+    pairs = replayed.pairs
+    cold = pairs.first_touch | (pairs.in_flight & (pairs.fill_us >= 0))
+    kind = 4 * replayed.state + 2 * replayed.fill_known + cold
+    return np.where(replayed.is_miss, kind, -1).astype(np.int8)
+
+
+def _misses(replayed: Replayed) -> dict[str, Ints]:
+    """Count the misses of each family and kind."""
+    kind = miss_kinds(replayed)
+    rows = np.flatnonzero(kind >= 0)
+    shape = (len(replayed.shard.families), MISS_KINDS)
+    cell = replayed.shard.family[rows].astype(np.int64) * MISS_KINDS + kind[rows]
+    found = (np.bincount(cell, weights, shape[0] * shape[1]) for weights in (None, replayed.shard.lookups[rows]))
+    return dict(
+        zip(("miss_rows", "miss_kind_lookups"), (counts.reshape(shape).astype(np.int64) for counts in found), strict=True)
+    )
+
+
+def _values(replayed: Replayed) -> dict[str, Any]:
+    """Count what is written."""
+    shard, pairs, words = replayed.shard, replayed.pairs, replayed.shard.vocabulary
+    families = len(shard.families)
+
+    def table(chosen: Bools, label: npt.NDArray[np.int16], names: tuple[str, ...]) -> Ints:
+        rows = np.flatnonzero(chosen & (label >= 0))
+        cells = shard.family[rows].astype(np.int64) * len(names) + label[rows]
+        return np.bincount(cells, minlength=families * len(names)).reshape(families, len(names)).astype(np.int64)
+
+    stored = replayed.is_write & shard.is_("outcome", "written")
+    rewrite = replayed.is_write & (pairs.follows >= 0)
+    rewrite[rewrite] = replayed.outcome[pairs.follows[rewrite]] == HIT
+    known = rewrite & (pairs.rewritten | pairs.same_value)
+    nx = words.told("condition", lambda text: "NX" in text)[shard.condition].astype(bool)
+    refused = replayed.is_write & shard.is_("outcome", "refused") & (shard.ttl_form >= 0) & (shard.condition < 0)
+    return {
+        "formats": table(replayed.is_write, shard.value_format, words.value_format),
+        "formats_written": table(stored, shard.value_format, words.value_format),
+        "rewrites": by_family(shard, known),
+        "rewrites_same": by_family(shard, known & pairs.same_value),
+        "stored": by_family(shard, stored),
+        "stored_nx": by_family(shard, stored & nx),
+        "forms": table(stored, shard.ttl_form, words.ttl_form),
+        "refused_with_ttl": int(refused.sum()),
+        "ttls": _ttls(replayed, stored),
+    }
+
+
+def _ttls(replayed: Replayed, stored: Bools) -> Ints:
+    """Return family, form, time to live and number of the commonest of each family, a row each."""
+    shard = replayed.shard
+    rows = np.flatnonzero(stored & (shard.ttl_form >= 0))
+    if not len(rows):
+        return np.empty((0, 4), np.int64)
+    order = rows[np.lexsort((shard.ttl_ms[rows], shard.ttl_form[rows], shard.family[rows]))]
+    columns = np.column_stack([shard.family[order], shard.ttl_form[order], shard.ttl_ms[order]]).astype(np.int64)
+    first = np.flatnonzero(np.r_[True, (np.diff(columns, axis=0) != 0).any(axis=1)])
+    found = np.column_stack([columns[first], np.diff(np.r_[first, len(order)])])
+    found = found[np.lexsort((-found[:, 3], found[:, 0]))]
+    rank = np.arange(len(found)) - np.searchsorted(found[:, 0], found[:, 0])
+    return found[rank < _MOST_TTLS]
 
 
 def _edges(side: str, replayed: Replayed, chosen: Bools) -> dict[str, Ints]:

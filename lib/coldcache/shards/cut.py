@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +27,7 @@ from coldcache.shards.shard import LABELS, NONE, NULL, Removals, Shard, Vocabula
 from coldcache.shards.workers import Workers
 from coldcache.sources.arrays import numbers
 
-ROWS_IN_SHARD = 1_000_000  # some 100 bytes each, and as much again while it is followed
+ROWS_IN_SHARD = 500_000  # some 90 bytes each, and as much again while it is followed
 SILENCE_US = 2_000_000  # what is said to be silence: no access for so long
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio (Knuth, TAOCP 6.4)
 _COLUMNS = [
@@ -34,6 +35,8 @@ _COLUMNS = [
     "value_bytes", "value_digest", "value_format", "outcome", "key_state",
 ]  # fmt: skip
 _REMOVALS = ["t", "seq", "epoch", "db"]
+# As narrow as what they hold allows, for all of them are written and read again.
+_KINDS: dict[str, Any] = {"client": np.int32, "lookups": np.int8, "value_bytes": np.int32}
 
 _Ints = npt.NDArray[np.int64]
 _Hashes = npt.NDArray[np.uint64]
@@ -92,38 +95,48 @@ class Shards:
     busy: _Ints
     parts: int
     _labels: tuple[dict[str, npt.NDArray[np.int32]], ...] = field(repr=False)  # of each part's own numbers, those of all
+    _held: dict[int, Shard] = field(default_factory=dict, repr=False)
 
     def shard(self, number: int) -> Shard:
         """Return one of the shards."""
-        pieces = []
-        for part, own in enumerate(self._labels):
-            columns = self.scratch.take(f"rows-{part}", number)
-            pieces.append(columns | {label: own[label][columns[label]] for label in LABELS})
-        columns = joined(pieces) if pieces else _no_rows()
+        if number not in self._held:
+            shard = self._gathered(number)
+            if self.scratch.folder is not None:
+                return shard
+            self._held[number] = shard
+        return self._held[number]
+
+    def _gathered(self, number: int) -> Shard:
+        """Put a shard together from what each part has of it."""
+        columns, bounds = self.scratch.gather([f"rows-{part}" for part in range(self.parts)], number)
+        for label in LABELS:
+            if any(_renumbers(own[label]) for own in self._labels):
+                slices = [
+                    own[label][columns[label][start:end]]
+                    for own, (start, end) in zip(self._labels, pairwise(bounds), strict=True)
+                ]
+                columns[label] = np.concatenate(slices)
         shard = Shard(**columns, vocabulary=self.vocabulary, families=self.families)
-        order = np.lexsort((shard.seq, shard.epoch)) if _disordered(shard) else None
-        if order is None:
+        if not _disordered(shard):
             return shard
-        return Shard(
-            **{name: values[order] for name, values in columns.items()}, vocabulary=self.vocabulary, families=self.families
-        )
+        order = np.lexsort((shard.seq, shard.epoch))
+        columns = {name: values[order] for name, values in columns.items()}
+        return Shard(**columns, vocabulary=self.vocabulary, families=self.families)
 
     def removals(self, number: int) -> Removals:
         """Return the keys of one shard that went away."""
-        return Removals(**joined([self.scratch.take("removals", number)]))
+        return Removals(**self.scratch.take("removals", number))
+
+
+def _renumbers(own: npt.NDArray[np.int32]) -> bool:
+    """Whether a part's numbers of a label are others than those of all parts."""
+    return bool((own[:-1] != np.arange(len(own) - 1)).any())
 
 
 def _disordered(shard: Shard) -> bool:
     """Whether the rows are not in the order of epochs and of the stream."""
     later = np.diff(shard.epoch)
     return bool(((later < 0) | ((later == 0) & (np.diff(shard.seq) < 0))).any())
-
-
-def _no_rows() -> dict[str, npt.NDArray[Any]]:
-    kinds = {"t_us": np.int64, "seq": np.int64, "place": np.int64, "ttl_ms": np.int64, "value_bytes": np.int64}
-    hashes = dict.fromkeys(("key", "ids", "value_digest"), np.uint64)
-    names = [field.name for field in fields(Shard) if field.name not in ("vocabulary", "families")]
-    return {name: np.empty(0, (kinds | hashes).get(name, np.int32)) for name in names}
 
 
 def secret_of(case: Source) -> _Hashes:
@@ -193,6 +206,8 @@ def cut(case: Source, workers: Workers, keep: Mapping[int, tuple[int, int]] | No
         A table cannot be read.
     """
     parts = case.parts("accesses")
+    if not parts:
+        return cut_frame(schema.ACCESSES.arrow().empty_table(), workers)
     rows = sum(parts.values())
     count = max(1, -(-rows // ROWS_IN_SHARD))
     in_files = workers.apart or (count > 1 and not isinstance(case, _InMemory))
@@ -213,7 +228,7 @@ def _cut(
     families = _families(surveyed, secret)
     tasks = [(number, part, int(places[number])) for number, part in enumerate(parts)]
     dealt = workers.map("sorting by key", partial(_deal, case, scratch, families, keep, count), tasks)
-    scratch.drop(*(f"looks-{number}" for number in range(len(parts))))
+    scratch.drop(*(f"{name}-{number}" for name in ("looks", "templates") for number in range(len(parts))))
     workers.map("sorting by key", partial(_deal_removals, case, scratch, families, secret), [count])
     vocabulary, labels = _merged([part.labels for part in dealt])
     epochs: dict[int, EpochSpan] = {}
@@ -241,11 +256,8 @@ def _survey(case: Source, scratch: Scratch, secret: _Hashes, item: tuple[int, st
         template[named], hashes, templates = templates_of(keys.drop_null(), looks_named)
     else:
         template[:], hashes, templates = templates_of(keys, looks)
-    none = np.zeros(len(hashes), np.int32)
-    scratch.put(
-        f"looks-{number}",
-        [{"key": looks.key, "ids": looks.ids, "template": template}, {"key": hashes, "ids": hashes, "template": none}],
-    )
+    scratch.put(f"looks-{number}", {"key": looks.key, "ids": looks.ids, "template": template})
+    scratch.put(f"templates-{number}", {"template": hashes})
     return hashes, templates
 
 
@@ -276,11 +288,11 @@ def _deal(
 ) -> _Dealt:  # fmt: skip
     """Deal the rows of a part out to the shards."""
     number, part, first_place = item
-    looks, templates = scratch.take(f"looks-{number}", 0), scratch.take(f"looks-{number}", 1)
+    looks, templates = scratch.take(f"looks-{number}"), scratch.take(f"templates-{number}")["template"]
     table = case.part(part, _COLUMNS)
     columns, labels = rows_of(table)
-    columns["place"] = np.arange(first_place, first_place + len(table), dtype=np.int64)
-    code, further = families.of(templates["key"])
+    columns["place"] = np.arange(first_place, first_place + len(table), dtype=np.uint32)
+    code, further = families.of(templates)
     keyed = looks["template"] >= 0
     columns["key"] = looks["key"]
     columns["ids"] = looks["ids"] ^ (np.append(further, np.uint64(0))[looks["template"]] * _SPREAD)
@@ -294,16 +306,8 @@ def _deal(
     sweeps = np.array([*(name in SWEEPING for name in names), False])[columns["command"]]
     flushes = np.flatnonzero(np.array([*(name in FLUSHES for name in names), False])[columns["command"]])
     everything = np.array([*(name == "FLUSHALL" for name in names), False])[columns["command"][flushes]]
-    shard = shard_of(columns["key"], columns["ids"], count)
-    pieces = []
-    for target in range(count):
-        rows = (
-            np.flatnonzero(kept & ((keyed & (shard == target)) | sweeps))
-            if count > 1
-            else np.flatnonzero(kept & (keyed | sweeps))
-        )
-        pieces.append({name: values[rows] for name, values in columns.items()})
-    scratch.put(f"rows-{number}", pieces)
+    rows, bounds = _dealt_rows(shard_of(columns["key"], columns["ids"], count), kept & keyed & ~sweeps, kept & sweeps, count)
+    scratch.put(f"rows-{number}", {name: values[rows] for name, values in columns.items()}, bounds)
     is_write = np.array([*(name == "write" for name in labels["op"]), False])[columns["op"]]
     used = kept & keyed & ((columns["lookups"] > 0) | is_write)
     return _Dealt(
@@ -316,25 +320,42 @@ def _deal(
     )
 
 
-def shard_of(key: _Hashes, ids: _Hashes, count: int) -> npt.NDArray[np.int64]:
+def _dealt_rows(
+    shard: npt.NDArray[np.int16], keyed: npt.NDArray[np.bool_], sweeps: npt.NDArray[np.bool_], count: int
+) -> tuple[_Ints, _Ints]:  # fmt: skip
+    """Return the rows of every shard, one shard after the other, each in the order of the stream, and the bounds of each."""
+    places = np.flatnonzero(keyed)
+    if count == 1:
+        places = np.flatnonzero(keyed | sweeps)
+        return places, np.array([0, len(places)])
+    order = places[np.argsort(shard[places], kind="stable")]
+    bounds = np.cumsum([0, *np.bincount(shard[places], minlength=count)])
+    everywhere = np.flatnonzero(sweeps)
+    if not len(everywhere):
+        return order, bounds
+    pieces = [np.sort(np.concatenate([order[start:end], everywhere])) for start, end in pairwise(bounds)]
+    return np.concatenate(pieces), bounds + len(everywhere) * np.arange(count + 1)
+
+
+def shard_of(key: _Hashes, ids: _Hashes, count: int) -> npt.NDArray[np.int16]:
     """Return in which of so many shards each key is."""
     hashed = np.where(ids != 0, ids, key) * _SPREAD
-    return ((hashed >> np.uint64(40)) % np.uint64(count)).astype(np.int64)
+    return ((hashed >> np.uint64(40)) % np.uint64(count)).astype(np.int16)
 
 
 def rows_of(table: pa.Table) -> tuple[dict[str, npt.NDArray[Any]], dict[str, list[str]]]:
-    """Return columns of accesses as arrays of a `Shard`, and the texts that the numbers of its labels stand for."""
+    """Return columns of accesses as arrays of a `Shard`, and the texts that the numbers of its labels stand for, sorted."""
     labels: dict[str, list[str]] = {}
     columns: dict[str, npt.NDArray[Any]] = {}
     for name in table.column_names:
         whole = table[name]
         if name in LABELS:
-            columns[name], labels[name] = _numbered(whole)
+            columns[name], labels[name] = _numbered(whole, _KINDS.get(name, np.int16))
         elif name == "value_digest":
             columns[name] = _digests(whole.combine_chunks())
         else:
-            null = NULL if name == "ttl_ms" else NONE
-            columns["t_us" if name == "t" else name] = _filled(whole.combine_chunks(), null)
+            values = _filled(whole.combine_chunks(), NULL if name == "ttl_ms" else NONE)
+            columns["t_us" if name == "t" else name] = values.astype(_KINDS.get(name, values.dtype), copy=False)
     return columns, labels
 
 
@@ -352,13 +373,17 @@ def _valid(whole: pa.Array) -> npt.NDArray[np.bool_]:
     return whole.is_valid().to_numpy(zero_copy_only=False)
 
 
-def _numbered(whole: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], list[str]]:
-    """Return a column of labels as numbers, -1 where it is null, and the labels."""
+def _numbered(whole: pa.ChunkedArray, kind: type[np.signedinteger[Any]]) -> tuple[npt.NDArray[Any], list[str]]:
+    """Return a column of labels as numbers, -1 where it is null, and the labels, sorted."""
     if not pa.types.is_dictionary(whole.type):
         whole = whole.dictionary_encode()
     whole = whole.unify_dictionaries().combine_chunks()
     whole = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
-    return _filled(whole.indices, NONE).astype(np.int32), whole.dictionary.to_pylist()
+    names = whole.dictionary.to_pylist()
+    order = sorted(range(len(names)), key=names.__getitem__)
+    place = np.full(len(names) + 1, NONE, kind)
+    place[order] = np.arange(len(names))
+    return place[_filled(whole.indices, NONE)], [names[number] for number in order]
 
 
 def _digests(whole: pa.Array) -> _Hashes:
@@ -419,23 +444,23 @@ def _merged(parts: Sequence[dict[str, list[str]]]) -> tuple[Vocabulary, tuple[di
     names = {label: sorted({name for part in parts for name in part[label]}) for label in LABELS}
     of_all = {label: {name: number for number, name in enumerate(found)} for label, found in names.items()}
     translated = tuple(
-        {label: np.array([*(of_all[label][name] for name in part[label]), NONE], np.int32) for label in LABELS} for part in parts
+        {label: np.array([*(of_all[label][name] for name in part[label]), NONE], _KINDS.get(label, np.int16)) for label in LABELS}
+        for part in parts
     )
     return Vocabulary(**{label: tuple(found) for label, found in names.items()}), translated
 
 
 def _deal_removals(case: Source, scratch: Scratch, families: Families, secret: _Hashes, count: int) -> None:
     """Deal the key events out to the shards that hold their keys; of names that no access has, none is kept."""
-    pieces: list[Columns]
     keys, columns = _removed(case)
     looks = looks_of(keys, secret)
     known = np.isin(looks.template, families.template)
     code, further = families.of(looks.template[known])
     columns = {name: values[known] for name, values in columns.items()}
     columns |= {"family": code, "key": looks.key[known], "ids": looks.ids[known] ^ (further * _SPREAD)}
-    shard = shard_of(columns["key"], columns["ids"], count)
-    pieces = [{name: values[shard == target] for name, values in columns.items()} for target in range(count)]
-    scratch.put("removals", pieces)
+    every = np.ones(int(known.sum()), np.bool_)
+    rows, bounds = _dealt_rows(shard_of(columns["key"], columns["ids"], count), every, ~every, count)
+    scratch.put("removals", {name: values[rows] for name, values in columns.items()}, bounds)
 
 
 def _removed(case: Source) -> tuple[pa.Array, dict[str, npt.NDArray[Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -14,16 +15,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-
-from coldcache.sources.arrays import column
 
 Columns = Mapping[str, npt.NDArray[Any]]
+_Ints = npt.NDArray[np.int64]
+_LENGTH = 8  # bytes at a file's end: how long the index before them is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scratch:
-    """Pieces of numbered columns, each under a name.
+    """Columns of numbers under names, cut into pieces.
+
+    A file is its columns, one after the other, each as numpy holds it, and an index. A piece is read without the others
+    (Arrow's files take a third longer, for a piece of theirs is copied once more where many are put together).
 
     Attributes
     ----------
@@ -32,7 +35,7 @@ class Scratch:
     """
 
     folder: Path | None
-    _held: dict[str, list[Columns]] = field(default_factory=dict, repr=False)
+    _held: dict[str, tuple[Columns, _Ints]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def in_memory(cls) -> Scratch:
@@ -52,28 +55,55 @@ class Scratch:
             folder = Path(tempfile.mkdtemp(prefix="coldcache-"))
         return cls(folder)
 
-    def put(self, name: str, pieces: Sequence[Columns]) -> None:
-        """Keep pieces under a name, all with the same columns, in one step."""
+    def put(self, name: str, columns: Columns, bounds: _Ints | None = None) -> None:
+        """Keep columns under a name, in one step.
+
+        `bounds` : where each piece begins, and where the last one ends; all is one piece without.
+        """
+        if bounds is None:
+            bounds = np.array([0, max((len(values) for values in columns.values()), default=0)])
         if self.folder is None:
-            self._held[name] = list(pieces)
+            self._held[name] = (dict(columns), bounds)
             return
-        batches = [pa.RecordBatch.from_arrays([column(values) for values in piece.values()], list(piece)) for piece in pieces]
-        path = self.folder / f"{name}.arrow"
+        path = self.folder / name
         unfinished = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}.part")
-        with pa.OSFile(str(unfinished), "wb") as file, pa.ipc.new_file(file, batches[0].schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
+        places, at = {}, 0
+        with unfinished.open("wb", buffering=0) as file:
+            for column, values in columns.items():
+                places[column] = (values.dtype.str, at)
+                at += file.write(memoryview(np.ascontiguousarray(values)).cast("B")) if len(values) else 0
+            index = json.dumps({"columns": places, "bounds": bounds.tolist()}).encode()
+            file.write(index + len(index).to_bytes(_LENGTH, "little"))
         os.replace(unfinished, path)
 
     def take(self, name: str, piece: int = 0) -> dict[str, npt.NDArray[Any]]:
-        """Return a piece of those under a name."""
+        """Return one piece of what is under a name."""
+        return self.gather([name], piece)[0]
+
+    def gather(self, names: Sequence[str], piece: int) -> tuple[dict[str, npt.NDArray[Any]], list[int]]:
+        """Return one piece of what is under each of the names, one after the other, and the bounds of each.
+
+        All have the same columns. What is in memory may be the very arrays that were put: they are not to be changed.
+        """
         if self.folder is None:
-            return dict(self._held[name][piece])
-        with pa.OSFile(str(self.folder / f"{name}.arrow")) as file, pa.ipc.open_file(file) as reader:
-            batch = reader.get_batch(piece)
-        return {
-            name: values.to_numpy(zero_copy_only=False) for name, values in zip(batch.schema.names, batch.columns, strict=True)
-        }
+            held = [
+                {name: values[bounds[piece] : bounds[piece + 1]] for name, values in columns.items()}
+                for columns, bounds in (self._held[name] for name in names)
+            ]
+            sizes = [len(next(iter(columns.values()))) for columns in held]
+            return joined(held), np.cumsum([0, *sizes]).tolist()
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context((self.folder / name).open("rb", buffering=0)) for name in names]
+            indices = [_index_of(file) for file in files]
+            sizes = [index["bounds"][piece + 1] - index["bounds"][piece] for index in indices]
+            ends = np.cumsum([0, *sizes]).tolist()
+            taken = {name: np.empty(ends[-1], np.dtype(kind)) for name, (kind, _) in indices[0]["columns"].items()}
+            for file, index, start, end in zip(files, indices, ends[:-1], ends[1:], strict=True):
+                for name, (_, at) in index["columns"].items():
+                    if end > start:
+                        file.seek(at + index["bounds"][piece] * taken[name].itemsize)
+                        _fill(file, memoryview(taken[name][start:end]).cast("B"))
+        return taken, ends
 
     def drop(self, *names: str) -> None:
         """Forget what is under these names."""
@@ -81,7 +111,7 @@ class Scratch:
             if self.folder is None:
                 self._held.pop(name, None)
             else:
-                (self.folder / f"{name}.arrow").unlink(missing_ok=True)
+                (self.folder / name).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Forget everything."""
@@ -89,6 +119,21 @@ class Scratch:
         if self.folder is not None:
             with contextlib.suppress(OSError):
                 shutil.rmtree(self.folder)
+
+
+def _index_of(file: Any) -> dict[str, Any]:
+    """Return the index of a file."""
+    end = file.seek(-_LENGTH, os.SEEK_END)
+    size = int.from_bytes(file.read(_LENGTH), "little")
+    file.seek(end - size)
+    return json.loads(file.read(size))  # type: ignore[no-any-return]
+
+
+def _fill(file: Any, room: memoryview) -> None:
+    """Read so many bytes; the system gives 2 GB at once at most."""
+    done = 0
+    while done < len(room):
+        done += file.readinto(room[done:])
 
 
 def joined(pieces: Sequence[Columns]) -> dict[str, npt.NDArray[Any]]:

@@ -48,43 +48,42 @@ class Shard:
 
     Attributes
     ----------
-    place : int64
+    place : uint32
         The row's place in the case's accesses.
     t_us, seq : int64
     epoch : int32
-    node, client, command, op, ttl_form, condition, value_format, outcome, key_state : int32
+    node, command, op, ttl_form, condition, value_format, outcome, key_state : int16; client : int32
         Numbers into the `vocabulary`; -1 is null.
-    db : int32, -1 is null
-    arg : int32, -1 is null
+    db, arg : int32, -1 is null
     key, ids : uint64
         Hash of the key's name; of what stands for the stars of its family, 0 where it has none.
     family : int32
         Index in `families`; -1 without a key.
-    lookups : int32
+    lookups : int8
     ttl_ms : int64, `NULL` without
     value_bytes : int64, -1 is null
     value_digest : uint64, 0 is null
     """
 
-    place: npt.NDArray[np.int64]
+    place: npt.NDArray[np.uint32]
     t_us: npt.NDArray[np.int64]
     seq: npt.NDArray[np.int64]
     epoch: npt.NDArray[np.int32]
-    node: npt.NDArray[np.int32]
+    node: npt.NDArray[np.int16]
     client: npt.NDArray[np.int32]
-    command: npt.NDArray[np.int32]
-    op: npt.NDArray[np.int32]
-    ttl_form: npt.NDArray[np.int32]
-    condition: npt.NDArray[np.int32]
-    value_format: npt.NDArray[np.int32]
-    outcome: npt.NDArray[np.int32]
-    key_state: npt.NDArray[np.int32]
+    command: npt.NDArray[np.int16]
+    op: npt.NDArray[np.int16]
+    ttl_form: npt.NDArray[np.int16]
+    condition: npt.NDArray[np.int16]
+    value_format: npt.NDArray[np.int16]
+    outcome: npt.NDArray[np.int16]
+    key_state: npt.NDArray[np.int16]
     db: npt.NDArray[np.int32]
     arg: npt.NDArray[np.int32]
     key: npt.NDArray[np.uint64]
     ids: npt.NDArray[np.uint64]
     family: npt.NDArray[np.int32]
-    lookups: npt.NDArray[np.int32]
+    lookups: npt.NDArray[np.int8]
     ttl_ms: npt.NDArray[np.int64]
     value_bytes: npt.NDArray[np.int64]
     value_digest: npt.NDArray[np.uint64]

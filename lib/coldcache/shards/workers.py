@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 from coldcache.errors import SchedulerError
@@ -15,6 +18,8 @@ _Result = TypeVar("_Result")
 # More threads than that win little, for Python code runs in one of them at a time, and each holds a shard.
 _MOST_THREADS = 8
 _ATTEMPTS = 3  # of a task whose worker died
+# M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: malloc.h of glibc
+_MALLOC_OPTIONS = ((-8, 1), (-3, 1 << 30), (-1, (1 << 31) - 1))
 
 
 def nobody(what: str, done: int, total: int) -> None:
@@ -77,6 +82,7 @@ class Workers:
 
         names = [(what, number) for number in range(len(items))]
         graph = {name: (partial(function, item),) for name, item in zip(names, items, strict=True)}
+        _keep_memory()
         threads = min(_MOST_THREADS, os.cpu_count() or 1, len(items))
         with Callback(posttask=one_more):
             return list(dask.threaded.get(graph, names, num_workers=threads))
@@ -99,6 +105,21 @@ class Workers:
         """Leave the cluster, if there is one."""
         if self._client is not None:
             self._client.close()
+
+
+@cache
+def _keep_memory() -> None:
+    """Let glibc keep the memory that is freed, in one arena, instead of giving it back to the system at each step.
+
+    Threads would have arenas of 64 MB at most, past which every array is new memory, cleared by the system: a fifth of all time,
+    and half as much memory again (measured with 500,000 rows in a shard).
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        set_option = ctypes.CDLL(None).mallopt
+        for option, value in _MALLOC_OPTIONS:
+            set_option(option, value)
 
 
 def _connected(scheduler: str) -> Any:
