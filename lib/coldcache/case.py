@@ -10,12 +10,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 _Read = TypeVar("_Read")
+_Here = type(Path())  # the kind of a path to a file of this machine
 _NEEDED = frozenset({"span", "epochs", "servers", "rows", "gaps", "clock_offsets", "made_by"})
 SAMPLE_PREFIX = "sample-"
 # What a user calls the evidence, and the table that holds it.
@@ -88,8 +90,9 @@ class Case(SelfShowing):
     Attributes
     ----------
     folder : Path
+        Of a case that lies elsewhere, its address as a `upath.UPath`, which does what a path does.
     shown_as : str
-        What the user called it; the only form of the path that goes into reports.
+        What the user called it, without secrets; the only form of the path that goes into reports.
     meta : dict
         The content of ``case.json``.
     """
@@ -150,7 +153,7 @@ class Case(SelfShowing):
         path = self._path(declared)
         if not self.has(name):
             return declared.empty()[columns or [column.name for column in declared.columns]]
-        return self._read(path, lambda path: pq.read_table(path, columns=columns).to_pandas())
+        return self._read(path, lambda path: _arrow(path, columns).to_pandas())
 
     def parts(self, name: str) -> dict[str, int]:
         """Return the parts of a partitioned table in their order, each with its rows; none where the case lacks it.
@@ -160,9 +163,10 @@ class Case(SelfShowing):
         DamagedCaseError
             A part cannot be read.
         """
-        path = self._path(schema.table(name))
+        declared = schema.table(name)
+        path = self._path(declared)
         return {
-            file.relative_to(self.folder).as_posix(): self._read(file, lambda file: pq.read_metadata(file).num_rows)
+            f"{declared.path}/{file.name}": self._read(file, lambda file: _with_file(file, pq.read_metadata).num_rows)
             for file in sorted(path.glob("part-*.parquet"))
         }
 
@@ -174,7 +178,7 @@ class Case(SelfShowing):
         DamagedCaseError
             It cannot be read.
         """
-        return self._read(self.folder / part, lambda file: pq.ParquetFile(file).read(columns, use_threads=False))
+        return self._read(self.folder / part, lambda file: _with_file(file, partial(_part, columns)))
 
     def arrow(self, name: str, columns: list[str]) -> pa.Table:
         """Return columns of a table that is not partitioned, as Arrow, with no rows where the case lacks it.
@@ -187,7 +191,7 @@ class Case(SelfShowing):
         declared = schema.table(name)
         if not self.has(name):
             return declared.arrow().empty_table().select(columns)
-        return self._read(self._path(declared), lambda file: pq.read_table(file, columns=columns))
+        return self._read(self._path(declared), lambda file: _arrow(file, columns))
 
     def _read(self, file: Path, reading: Callable[[Path], _Read]) -> _Read:
         """Return what `reading` gives, or say what is damaged."""
@@ -195,8 +199,7 @@ class Case(SelfShowing):
             return reading(file)
         except (pa.ArrowException, OSError) as error:
             raise DamagedCaseError(
-                f"{self.shown_as}: {file.relative_to(self.folder).as_posix()} cannot be read ({error}). "
-                "Restore it from a copy of the case, or record again."
+                f"{self.shown_as}: {file.name} cannot be read ({error}). Restore it from a copy of the case, or record again."
             ) from None
 
     @cached_property
@@ -252,8 +255,45 @@ class Case(SelfShowing):
         return f"<Case {self.shown_as}>"
 
 
+def _with_file(path: Path, reading: Callable[[Any], _Read]) -> _Read:
+    """Return what `reading` makes of a file, wherever it lies."""
+    if isinstance(path, _Here):
+        return reading(path)
+    with path.open("rb") as file:
+        return reading(file)
+
+
+def _part(columns: list[str], file: Any) -> pa.Table:
+    return pq.ParquetFile(file).read(columns, use_threads=False)
+
+
+def _arrow(path: Path, columns: list[str] | None) -> pa.Table:
+    """Return a table, or all parts of one."""
+    if isinstance(path, _Here) or not path.is_dir():
+        return _with_file(path, partial(pq.read_table, columns=columns))
+    parts = sorted(path.glob("part-*.parquet"))
+    return pa.concat_tables([_with_file(part, partial(pq.read_table, columns=columns)) for part in parts])
+
+
+def _place(folder: str | Path) -> tuple[Path, str]:
+    """Return a folder, which may be the address of one elsewhere, and what it is called, without secrets."""
+    shown = str(folder)
+    if "://" not in shown:
+        return Path(folder).expanduser(), shown
+    from upath import UPath
+
+    # What stands before an @ may be a password.
+    shown = re.sub(r"://[^/@]*@", "://", shown)
+    try:
+        return cast(Path, UPath(str(folder))), shown
+    except (ValueError, ImportError) as error:
+        raise NotACaseError(
+            f"{shown} cannot be opened: {error}. Install what fsspec needs for it, or copy the case here."
+        ) from None
+
+
 def open_case(folder: str | Path) -> Case:
-    """Open a case folder, or a shipped sample by name (``sample-key_prefix``).
+    """Open a case folder, a shipped sample by name (``sample-key_prefix``), or a folder elsewhere (``s3://bucket/case``).
 
     Raises
     ------
@@ -262,8 +302,7 @@ def open_case(folder: str | Path) -> Case:
     UnfinishedCaseError
         Its tables were never made; :func:`coldcache.open_case` makes them.
     """
-    shown = str(folder)
-    path = Path(folder).expanduser()
+    path, shown = _place(folder)
     if not path.exists() and shown.startswith(SAMPLE_PREFIX):
         if shown not in (known := sample_names()):
             raise NotACaseError(f"There is no sample {shown!r}.{did_you_mean(shown, known)} Samples: {', '.join(known)}.")

@@ -28,7 +28,6 @@ from coldcache.replay.ledger import EXACT
 from coldcache.replay.lifetimes import Named, alive
 from coldcache.replay.order import Moments
 from coldcache.replay.replayed import Bools, Replayed
-from coldcache.replay.tally import Tally
 from coldcache.shards.shard import Shard
 
 _LEAST_READS = 20  # fewer reads of a family prove nothing
@@ -124,7 +123,10 @@ def mismatched_pairs(investigation: Investigation) -> list[MismatchedPair]:
                 edits[read, written] = edit
     if not edits:
         return []
-    joins = tuple(_Join(read, written, *_span(tally, read, written)) for read, written in edits)
+    steps = [max(1, -(-int(tally.done_writes[written]) // _MOST_JOINED)) for _, written in edits]
+    spans = np.array(investigation.ledger.replays.map("joining keys", partial(_spans, tuple(edits))))
+    starts, ends = spans[:, :, 0].min(axis=0).tolist(), spans[:, :, 1].max(axis=0).tolist()
+    joins = tuple(_Join(*pair, *of) for pair, *of in zip(edits, starts, ends, steps, strict=True))
     lags = [
         reduce(add, of_pair)
         for of_pair in zip(*investigation.ledger.replays.map("joining keys", partial(_lags, joins)), strict=True)
@@ -153,11 +155,14 @@ class _Join:
     step: int
 
 
-def _span(tally: Tally, read: int, written: int) -> tuple[int, int, int]:
-    """Return the time that reads and writes of two families span, µs, and of how many ids to look at one."""
-    start = min(tally.read_from_us[read], tally.written_from_us[written])
-    end = max(tally.read_until_us[read], tally.written_until_us[written])
-    return int(start), int(end), max(1, -(-int(tally.done_writes[written]) // _MOST_JOINED))
+def _spans(pairs: tuple[tuple[int, int], ...], replayed: Replayed) -> list[tuple[int, int]]:
+    """Return the first and last time of the reads and writes of every pair in one shard, µs."""
+    limits, shard, is_done = np.iinfo(np.int64), replayed.shard, replayed.is_done
+    spans = []
+    for read, written in pairs:
+        t_us = shard.t_us[(replayed.is_read & (shard.family == read)) | (is_done & (shard.family == written))]
+        spans.append((int(t_us.min(initial=limits.max)), int(t_us.max(initial=limits.min))))
+    return spans
 
 
 def _lags(joins: tuple[_Join, ...], replayed: Replayed) -> list[Lags]:

@@ -187,8 +187,8 @@ def templates_of(keys: pa.Array, looks: Looks) -> tuple[_Ints, _Hashes, pa.Array
         `number` : of each key, the place of its template in the other two; `hashes` : uint64; `templates` : their texts.
     """
     number, hashes = pd.factorize(looks.template)
-    first = np.full(len(hashes), len(number), np.int64)
-    np.minimum.at(first, number, np.arange(len(number)))
+    first = np.empty(len(hashes), np.int64)
+    first[number[::-1]] = np.arange(len(number))[::-1]  # of several at one place, the last stays: the first of them
     return number, hashes, _stars_for_identifiers(keys.take(pa.array(first)).fill_null(""))
 
 

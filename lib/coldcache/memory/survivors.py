@@ -12,7 +12,6 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import nnls
 
 from coldcache.case import Case
 from coldcache.replay.ledger import Ledger
@@ -254,6 +253,8 @@ def _bytes_per_miss(alive: pd.DataFrame, misses: np.ndarray, span_s: float, reco
     windows = len(now)
     if windows < _WINDOWS[0] or now.sum() < 2 * windows or now.std() == 0:
         return None
+
+    from scipy.optimize import nnls  # half a second that a case without a heap profile does not need
 
     def slope(rows: np.ndarray, shift: int = 0) -> float:
         columns = [np.roll(now, shift)[rows], np.roll(before, shift)[rows], np.ones(len(rows))]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import theilslopes
 
 _MOST_POINTS = 600  # Theil–Sen takes 3.3 s at 6,000 points, measured
 
@@ -28,6 +27,8 @@ def trend(t: pd.Series, size_bytes: pd.Series) -> Trend | None:
     """Return the trend of a series of bytes, or None with fewer than four points."""
     if len(t) < 4:
         return None
+    from scipy.stats import theilslopes  # half a second that a case without memory samples does not need
+
     every = -(-len(t) // _MOST_POINTS)
     seconds = ((t - t.iloc[0]) / pd.Timedelta(1, "s")).to_numpy()
     values = size_bytes.to_numpy(dtype=float)

@@ -38,9 +38,11 @@ def open_case(folder: str | Path) -> Case:
     try:
         case = cases.open_case(folder)
     except UnfinishedCaseError:
+        if "://" in str(folder):
+            raise  # its tables are made where it was recorded
         finish_case(Path(folder).expanduser())
         return cases.open_case(folder)
-    if (case.folder / "raw").exists() and case.meta["policy"].get("raw") != KEPT:
+    if "://" not in str(folder) and (case.folder / "raw").exists() and case.meta["policy"].get("raw") != KEPT:
         # Its finisher was killed between the last two steps, or somebody has just begun to resume it.
         with contextlib.suppress(UnfinishedCaseError, OSError), locked(case.folder, FINISHING):
             if read_meta(case.folder)["ended"] is not None:

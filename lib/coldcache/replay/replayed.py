@@ -167,12 +167,13 @@ def _pairs(shard: Shard, is_read: Bools, is_write: Bools, outcome: npt.NDArray[n
     write changes nothing; only a write of the whole value makes the hit before it useless.
     """
     count = len(shard)
-    named = is_read | is_write
-    key, found = numbered(shard, named)
+    named = np.flatnonzero(is_read | is_write)
+    key = np.full(count, -1, np.int64)
+    key[named], found = _numbers(shard, named)
     group, groups = key, found
-    epochs = np.unique(shard.epoch)
-    if len(epochs) > 1:
-        both = key.astype(np.int64) * len(epochs) + np.searchsorted(epochs, shard.epoch)
+    if count and shard.epoch[0] != shard.epoch[-1]:
+        epochs = np.unique(shard.epoch)
+        both = key * len(epochs) + np.searchsorted(epochs, shard.epoch)
         numbers, of_both = pd.factorize(np.where(key >= 0, both, -1))
         group, groups = numbers, len(of_both)
     done = ~shard.is_("outcome", "refused")
@@ -189,12 +190,14 @@ def _pairs(shard: Shard, is_read: Bools, is_write: Bools, outcome: npt.NDArray[n
     return pairs
 
 
-def numbered(shard: Shard, chosen: Bools) -> tuple[npt.NDArray[np.int64], int]:
-    """Return a number for each key and database of the chosen rows, -1 for the others, and how many there are."""
-    key = np.full(len(shard), -1, np.int64)
-    numbers, found = pd.factorize(shard.key[chosen] ^ (shard.db[chosen].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)))
-    key[chosen] = numbers
-    return key, len(found)
+def _numbers(shard: Shard, rows: Ints) -> tuple[Ints, int]:
+    """Return a number for each key and database of some rows, and how many there are."""
+    name, names = shard.names
+    db = shard.db[rows]
+    if not len(rows) or db.min() == db.max():
+        return name[rows], names
+    numbers, found = pd.factorize(name[rows] * (int(db.max()) + 2) + db)
+    return numbers.astype(np.int64), len(found)
 
 
 def time_order(epoch: npt.NDArray[np.int32], seq: Ints, t_us: Ints) -> Ints:

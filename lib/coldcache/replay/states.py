@@ -187,7 +187,7 @@ def access_rows(shard: Shard, windows: Windows) -> AccessRows:
     """
     words = shard.vocabulary
     effects = np.array([*(_effects_of(name) for name in words.command), _effects_of("")], np.int64).reshape(-1, 4)
-    scope = pd.factorize(shard.node.astype(np.int64) * (1 << 20) + np.maximum(shard.db, 0))[0]
+    scope = numbered(shard.node.astype(np.int64) * (1 << 20) + np.maximum(shard.db, 0))
     keyed = shard.family >= 0
     # The database spoils the hash a little: keys of one name in two databases are two.
     numbers, found = pd.factorize(shard.key[keyed] ^ (scope[keyed].astype(np.uint64) * _SPREAD))
@@ -221,6 +221,13 @@ def access_rows(shard: Shard, windows: Windows) -> AccessRows:
     blocks = words.told("command", lambda name: name.startswith(("BL", "BR", "BZ")))[shard.command].astype(bool)
     crosses = words.told("command", lambda name: name in _OTHER_DATABASES)[shard.command].astype(bool)
     return _with_added(_without_queues(rows, blocks), crosses, shard.key, windows)
+
+
+def numbered(values: Ints) -> Ints:
+    """Return each value's number among the different ones, in order of first appearance."""
+    if len(values) and values.min() == values.max():  # as a server and its database mostly are
+        return np.zeros(len(values), np.int64)
+    return pd.factorize(values)[0].astype(np.int64)
 
 
 def _targets(shard: Shard) -> Bools:

@@ -30,7 +30,6 @@ class Tally:
     writes, done_writes : all, and those that were not refused
     read_keys, written_keys : distinct ones; only writes that were done
     read_keys_written, written_keys_read : of these, the ones that the other side has, too
-    read_from_us, read_until_us, written_from_us, written_until_us : time of the first and last read and done write, µs
     miss_rows, miss_kind_lookups : (families, ``MISS_KINDS``)
         Misses by what is known of their keys, see :func:`miss_kinds`, as rows and as look-ups.
     formats, formats_written : (families, value formats)
@@ -63,10 +62,6 @@ class Tally:
     written_keys: Ints
     read_keys_written: Ints
     written_keys_read: Ints
-    read_from_us: Ints
-    read_until_us: Ints
-    written_from_us: Ints
-    written_until_us: Ints
     miss_rows: Ints
     miss_kind_lookups: Ints
     formats: Ints
@@ -94,7 +89,6 @@ class Tally:
         def count(chosen: Bools, *, lookups: bool = False) -> Ints:
             return by_family(shard, chosen, shard.lookups if lookups else None)
 
-        keys = _distinct_keys(replayed)
         return cls(
             reads=count(read),
             hits=count(hit),
@@ -108,12 +102,10 @@ class Tally:
             filled=count(filled),
             writes=count(replayed.is_write),
             done_writes=count(done),
-            **{name: by_family(shard, chosen) for name, chosen in keys.items()},
-            **_edges("read", replayed, read),
-            **_edges("written", replayed, done),
+            **_keys(replayed),
             **_misses(replayed),
             **_values(replayed),
-            databases=frozenset(int(db) for db in np.unique(shard.db[read | replayed.is_write])),
+            databases=frozenset(pd.unique(shard.db[read | replayed.is_write]).tolist()),
             fill_family=shard.family[answered],
             fill_ms=pairs.fill_us[answered] / 1000,
         )
@@ -123,9 +115,6 @@ class Tally:
         added = {name: mine | theirs if name == "databases" else mine + theirs for name, (mine, theirs) in both.items()}
         for name in ("fill_family", "fill_ms", "ttls"):
             added[name] = np.concatenate(both[name])
-        for side in ("read", "written"):
-            added[f"{side}_from_us"] = np.minimum(*both[f"{side}_from_us"])
-            added[f"{side}_until_us"] = np.maximum(*both[f"{side}_until_us"])
         return Tally(**added)
 
 
@@ -141,7 +130,7 @@ def miss_kinds(replayed: Replayed) -> npt.NDArray[np.int8]:
     return np.where(replayed.is_miss, kind, -1).astype(np.int8)
 
 
-def _misses(replayed: Replayed) -> dict[str, Ints]:
+def _misses(replayed: Replayed) -> dict[str, Any]:
     """Count the misses of each family and kind."""
     kind = miss_kinds(replayed)
     rows = np.flatnonzero(kind >= 0)
@@ -197,23 +186,15 @@ def _ttls(replayed: Replayed, stored: Bools) -> Ints:
     return found[rank < _MOST_TTLS]
 
 
-def _edges(side: str, replayed: Replayed, chosen: Bools) -> dict[str, Ints]:
-    """Return the first and last time of the chosen rows of each family; where it has none, the first is after the last."""
-    shard = replayed.shard
-    limits = np.iinfo(np.int64)
-    first, last = np.full(len(shard.families), limits.max), np.full(len(shard.families), limits.min)
-    np.minimum.at(first, shard.family[chosen], shard.t_us[chosen])
-    np.maximum.at(last, shard.family[chosen], shard.t_us[chosen])
-    return {f"{side}_from_us": first, f"{side}_until_us": last}
+def _keys(replayed: Replayed) -> dict[str, Any]:
+    """Count the keys of each family."""
+    return {name: by_family(replayed.shard, chosen) for name, chosen in _distinct_keys(replayed).items()}
 
 
 def _distinct_keys(replayed: Replayed) -> dict[str, Bools]:
     """Return rows that stand for the keys read and written, each once, whatever the database."""
     shard, read, written = replayed.shard, replayed.is_read, replayed.is_done
-    key = np.full(len(shard), -1, np.int64)
-    numbers, found = pd.factorize(shard.key[read | written])
-    key[read | written] = numbers
-    count = len(found)
+    key, count = shard.names
     rows = np.arange(len(shard))
     first: dict[str, Ints] = {}
     for name, chosen in (("read", read), ("written", written)):

@@ -211,7 +211,7 @@ def cut(case: Source, workers: Workers, keep: Mapping[int, tuple[int, int]] | No
     rows = sum(parts.values())
     count = max(1, -(-rows // ROWS_IN_SHARD))
     in_files = workers.apart or (count > 1 and not isinstance(case, _InMemory))
-    scratch = Scratch.beside(case.folder) if in_files else Scratch.in_memory()
+    scratch = Scratch.beside(case.folder, shared=workers.apart) if in_files else Scratch.in_memory()
     try:
         return _cut(case, workers, keep or {}, scratch, list(parts), np.cumsum([0, *parts.values()]), count)
     except BaseException:
@@ -411,7 +411,9 @@ def _digests(whole: pa.Array) -> _Hashes:
 def _spans(columns: Columns, nodes: Sequence[str], kept: npt.NDArray[np.bool_]) -> dict[int, EpochSpan]:
     """Return what a part holds of each epoch."""
     spans = {}
-    for epoch in np.unique(columns["epoch"][kept]):
+    epochs = columns["epoch"][kept]
+    one = len(epochs) > 0 and epochs.min() == epochs.max()
+    for epoch in epochs[:1] if one else np.unique(epochs):
         mine = kept & (columns["epoch"] == epoch)
         seq, t_us = columns["seq"][mine], columns["t_us"][mine]
         node = nodes[columns["node"][mine][0]] if columns["node"][mine][0] >= 0 else ""

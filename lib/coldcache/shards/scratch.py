@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coldcache.errors import SchedulerError
+
 Columns = Mapping[str, npt.NDArray[Any]]
 _Ints = npt.NDArray[np.int64]
+_Here = type(Path())  # the kind of a path to a file of this machine
 _LENGTH = 8  # bytes at a file's end: how long the index before them is
 
 
@@ -43,15 +46,32 @@ class Scratch:
         return cls(None)
 
     @classmethod
-    def beside(cls, case: Path) -> Scratch:
+    def beside(cls, case: Path, *, shared: bool = False) -> Scratch:
         """Return a new scratch in files: in the case's folder, or, if that cannot be written, where temporary files are.
 
         It holds numbers and hashes only, no key and no value, and only its owner can read it.
+
+        Parameters
+        ----------
+        case : Path
+            The case's folder, here or elsewhere.
+        shared : bool
+            Processes on other machines read and write it, too.
+
+        Raises
+        ------
+        SchedulerError
+            It is shared, and the case's folder cannot be written.
         """
         folder = case / f".scratch-{uuid.uuid4().hex[:12]}"
         try:
             folder.mkdir(mode=0o700)
-        except OSError:
+        except (OSError, NotImplementedError):
+            if shared:
+                raise SchedulerError(
+                    f"Nothing can be written to {case.name}, where the workers of a cluster put what they hand on. "
+                    "Make it writable, or copy the case, or leave --scheduler out."
+                ) from None
             folder = Path(tempfile.mkdtemp(prefix="coldcache-"))
         return cls(folder)
 
@@ -66,15 +86,17 @@ class Scratch:
             self._held[name] = (dict(columns), bounds)
             return
         path = self.folder / name
-        unfinished = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}.part")
+        # Elsewhere a file is there once it is whole.
+        unfinished = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}.part") if isinstance(path, _Here) else path
         places, at = {}, 0
-        with unfinished.open("wb", buffering=0) as file:
+        with unfinished.open("wb") as file:
             for column, values in columns.items():
                 places[column] = (values.dtype.str, at)
-                at += file.write(memoryview(np.ascontiguousarray(values)).cast("B")) if len(values) else 0
+                at += file.write(np.ascontiguousarray(values).data.cast("B")) if len(values) else 0
             index = json.dumps({"columns": places, "bounds": bounds.tolist()}).encode()
             file.write(index + len(index).to_bytes(_LENGTH, "little"))
-        os.replace(unfinished, path)
+        if unfinished is not path:
+            unfinished.replace(path)
 
     def take(self, name: str, piece: int = 0) -> dict[str, npt.NDArray[Any]]:
         """Return one piece of what is under a name."""
@@ -93,7 +115,7 @@ class Scratch:
             sizes = [len(next(iter(columns.values()))) for columns in held]
             return joined(held), np.cumsum([0, *sizes]).tolist()
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context((self.folder / name).open("rb", buffering=0)) for name in names]
+            files = [stack.enter_context((self.folder / name).open("rb")) for name in names]
             indices = [_index_of(file) for file in files]
             sizes = [index["bounds"][piece + 1] - index["bounds"][piece] for index in indices]
             ends = np.cumsum([0, *sizes]).tolist()
@@ -102,7 +124,7 @@ class Scratch:
                 for name, (_, at) in index["columns"].items():
                     if end > start:
                         file.seek(at + index["bounds"][piece] * taken[name].itemsize)
-                        _fill(file, memoryview(taken[name][start:end]).cast("B"))
+                        _fill(file, taken[name][start:end].data.cast("B"))
         return taken, ends
 
     def drop(self, *names: str) -> None:
@@ -116,9 +138,11 @@ class Scratch:
     def remove(self) -> None:
         """Forget everything."""
         self._held.clear()
-        if self.folder is not None:
+        if isinstance(self.folder, _Here):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        elif self.folder is not None:
             with contextlib.suppress(OSError):
-                shutil.rmtree(self.folder)
+                self.folder.rmdir(recursive=True)  # type: ignore[call-arg]
 
 
 def _index_of(file: Any) -> dict[str, Any]:
@@ -126,7 +150,8 @@ def _index_of(file: Any) -> dict[str, Any]:
     end = file.seek(-_LENGTH, os.SEEK_END)
     size = int.from_bytes(file.read(_LENGTH), "little")
     file.seek(end - size)
-    return json.loads(file.read(size))  # type: ignore[no-any-return]
+    index: dict[str, Any] = json.loads(file.read(size))
+    return index
 
 
 def _fill(file: Any, room: memoryview) -> None:

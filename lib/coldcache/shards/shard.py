@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 NULL = np.iinfo(np.int64).min  # of a time to live that was not asked for
 NONE = -1  # of a number that counts from 0
@@ -40,7 +42,7 @@ class Vocabulary:
         return np.array([*(function(name) for name in names), null])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Shard:
     """Rows of ``schema.ACCESSES``, one element each, in the order of epochs, and of the stream within one.
 
@@ -97,12 +99,18 @@ class Shard:
         """Return which rows have one of these texts as a label."""
         return self.vocabulary.told(label, lambda name: name in texts)[getattr(self, label)].astype(bool)
 
-    @property
+    @cached_property
+    def names(self) -> tuple[npt.NDArray[np.int64], int]:
+        """A number for the name of each row's key, whatever its database, and how many there are."""
+        numbers, found = pd.factorize(self.key)
+        return numbers.astype(np.int64), len(found)
+
+    @cached_property
     def is_read(self) -> npt.NDArray[np.bool_]:
         """Which rows are look-ups that INFO counts."""
         return (self.lookups > 0) & (self.family >= 0)
 
-    @property
+    @cached_property
     def is_write(self) -> npt.NDArray[np.bool_]:
         """Which rows write a key."""
         return self.is_("op", "write") & (self.family >= 0)

@@ -90,18 +90,22 @@ class Workers:
     def _on_cluster(self, what: str, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
         from distributed import CancelledError, KilledWorker, as_completed
 
-        futures = [self._client.submit(partial(function, item), pure=False, retries=_ATTEMPTS) for item in items]  # type: ignore[union-attr]
+        client: Any = self._client
+        futures = [client.submit(partial(function, item), pure=False, retries=_ATTEMPTS) for item in items]
         try:
-            for done, _ in enumerate(as_completed(futures), start=1):
+            for done, _ in enumerate(as_completed(futures, loop=client.loop), start=1):
                 self._told(what, done, len(items))
-            return list(self._client.gather(futures))  # type: ignore[union-attr]
+            return list(client.gather(futures))
         except (KilledWorker, CancelledError, OSError) as error:
             raise SchedulerError(
                 f"The workers of {self._scheduler} did not finish ({type(error).__name__} while {what}). Look at their logs for "
                 "want of memory, start more of them, and say again; or leave --scheduler out."
             ) from None
 
-    def close(self) -> None:
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Leave the cluster, if there is one."""
         if self._client is not None:
             self._client.close()
