@@ -111,10 +111,13 @@ class Tally:
         )
 
     def __add__(self, other: Tally) -> Tally:
-        both = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(Tally)}
-        added = {name: mine | theirs if name == "databases" else mine + theirs for name, (mine, theirs) in both.items()}
-        for name in ("fill_family", "fill_ms", "ttls"):
-            added[name] = np.concatenate(both[name])
+        added: dict[str, Any] = {}
+        for field in fields(Tally):
+            mine, theirs = getattr(self, field.name), getattr(other, field.name)
+            if field.name in ("fill_family", "fill_ms", "ttls"):
+                added[field.name] = np.concatenate([mine, theirs])
+            else:
+                added[field.name] = mine | theirs if field.name == "databases" else mine + theirs
         return Tally(**added)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from coldcache.errors import SchedulerError
 Columns = Mapping[str, npt.NDArray[Any]]
 _Ints = npt.NDArray[np.int64]
 _Here = type(Path())  # the kind of a path to a file of this machine
+_PREFIX, _OWNER = ".scratch-", "owner"
 _LENGTH = 8  # bytes at a file's end: how long the index before them is
 
 
@@ -39,6 +41,7 @@ class Scratch:
 
     folder: Path | None
     _held: dict[str, tuple[Columns, _Ints]] = field(default_factory=dict, repr=False)
+    _owner: int = field(default=-1, repr=False)  # descriptor of a file whose lock ends with this process
 
     @classmethod
     def in_memory(cls) -> Scratch:
@@ -63,9 +66,12 @@ class Scratch:
         SchedulerError
             It is shared, and the case's folder cannot be written.
         """
-        folder = case / f".scratch-{uuid.uuid4().hex[:12]}"
+        folder = case / f"{_PREFIX}{uuid.uuid4().hex[:12]}"
         try:
             folder.mkdir(mode=0o700)
+            if isinstance(folder, _Here):
+                _remove_abandoned(case)
+                return cls(folder, _owner=_owned(folder))
         except (OSError, NotImplementedError):
             if shared:
                 raise SchedulerError(
@@ -138,11 +144,33 @@ class Scratch:
     def remove(self) -> None:
         """Forget everything."""
         self._held.clear()
+        if self._owner >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._owner)
         if isinstance(self.folder, _Here):
             shutil.rmtree(self.folder, ignore_errors=True)
         elif self.folder is not None:
             with contextlib.suppress(OSError):
                 self.folder.rmdir(recursive=True)  # type: ignore[call-arg]
+
+
+def _owned(folder: Path) -> int:
+    """Mark a folder as in use for as long as this process lives, which the system knows even if it is killed."""
+    owner = os.open(folder / _OWNER, os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return owner
+
+
+def _remove_abandoned(case: Path) -> None:
+    """Remove what processes left that were killed."""
+    for folder in case.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            owner = os.open(folder / _OWNER, os.O_RDWR)
+            try:
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(owner)
 
 
 def _index_of(file: Any) -> dict[str, Any]:
