@@ -10,8 +10,8 @@ import zlib
 
 import numpy as np
 import pytest
-from coldcache.payload_kernel import FORMATS, UNDECIDED, classify
-from coldcache.payloads import payload_format
+from coldcache.payload_kernel import UNDECIDED, classify
+from coldcache.payloads import FORMATS, payload_format
 from coldcache.sources.monitor import escape
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

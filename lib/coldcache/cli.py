@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.text import Text
 
 from coldcache import __version__
 from coldcache.errors import CaseExistsError, ColdcacheError, MissingExtraError, UnknownNameError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from coldcache.importing.importer import Progress as ImportProgress
     from coldcache.record.recorder import Progress as RecordingProgress
 
@@ -38,7 +29,6 @@ _ISO_FORMATS = ["%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M
 _KEY_POLICIES = ("plain", "hashed")
 # typer carries its own copy of click and exports only this subclass of its usage errors.
 _ClickUsageError: type[Any] = typer.BadParameter.__bases__[0]
-_messages = Console(stderr=True, highlight=False)
 
 app = typer.Typer(
     name="coldcache",
@@ -69,6 +59,14 @@ def _root(
     pass
 
 
+@cache
+def _messages() -> Console:
+    """Return what prints messages; an import that says nothing starts without it."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
 @contextmanager
 def _needs(extra: str) -> Iterator[None]:
     """Turn a missing optional package into the command that installs it."""
@@ -83,11 +81,22 @@ def _needs(extra: str) -> Iterator[None]:
 
 
 @contextmanager
-def _bar(name: str, quiet: bool, total: float | None, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on a terminal; yield what updates it. A bar in a log file is noise."""
-    shown = TextColumn("{task.fields[shown]}")
-    parts = (SpinnerColumn(), TextColumn(name), BarColumn(), *columns, shown, TimeElapsedColumn())
-    with Progress(*parts, console=_messages, disable=quiet or not _messages.is_terminal, transient=True) as bar:
+def _bar(name: str, quiet: bool, total: float | None, *columns: str) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on a terminal; yield what updates it. A bar in a log file is noise.
+
+    `columns` are names of classes of ``rich.progress``.
+    """
+    if quiet or not _messages().is_terminal:
+        yield lambda **now: None
+        return
+    from rich import progress
+
+    shown = progress.TextColumn("{task.fields[shown]}")
+    more = (getattr(progress, column)() for column in columns)
+    parts = (
+        progress.SpinnerColumn(), progress.TextColumn(name), progress.BarColumn(), *more, shown, progress.TimeElapsedColumn(),
+    )  # fmt: skip
+    with progress.Progress(*parts, console=_messages(), transient=True) as bar:
         task = bar.add_task(name, total=total, shown="")
         yield lambda **now: bar.update(task, **now)
 
@@ -95,12 +104,17 @@ def _bar(name: str, quiet: bool, total: float | None, *columns: ProgressColumn) 
 @contextmanager
 def _recording_bar(seconds: float | None, quiet: bool) -> Iterator[Callable[[RecordingProgress], None]]:
     """Show a recording's bar, and below it what it has seen so far."""
-    bar = Progress(SpinnerColumn(), TextColumn("recording"), BarColumn(), TimeElapsedColumn())
-    task = bar.add_task("recording", total=seconds)
-    if quiet or not _messages.is_terminal:
+    if quiet or not _messages().is_terminal:
         yield lambda now: None
         return
-    with Live(bar, console=_messages, transient=True) as live:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    bar = Progress(SpinnerColumn(), TextColumn("recording"), BarColumn(), TimeElapsedColumn())
+    task = bar.add_task("recording", total=seconds)
+    with Live(bar, console=_messages(), transient=True) as live:
 
         def show(now: RecordingProgress) -> None:
             bar.update(task, completed=now.elapsed_s)
@@ -132,7 +146,7 @@ def _misses_so_far(by_state: dict[str, int]) -> str:
 
 @contextmanager
 def _report_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    with _bar("notebooks", quiet, None, MofNCompleteColumn()) as update:
+    with _bar("notebooks", quiet, None, "MofNCompleteColumn") as update:
         yield lambda step, done, total: update(completed=done, total=total, shown=step)
 
 
@@ -165,7 +179,7 @@ def demo(
     folder = out or Path("demo") / f"{fault}-{utc_now():%Y%m%dT%H%M%S}"
     url = url_from(url_env, None) if url_env else None
     if not quiet:
-        _messages.print(f"dragon3, a sample image analyzer: {truth.title}. Recording for {seconds:.0f} s.", soft_wrap=True)
+        _messages().print(f"dragon3, a sample image analyzer: {truth.title}. Recording for {seconds:.0f} s.", soft_wrap=True)
     with _recording_bar(seconds, quiet) as show:
         record_incident(fault, folder / "case", seconds=seconds, seed=seed, rate=rate, url=url, on_progress=show)
     with _report_bar(quiet) as step:
@@ -262,10 +276,10 @@ def record(
     chosen = refuse_harm(found, mode, force)
     if not quiet:
         why = f": {found.why_best}" if mode is None else ""
-        _messages.print(f"Recording {found.node} in {chosen} mode{why}", markup=False, soft_wrap=True)
+        _messages().print(f"Recording {found.node} in {chosen} mode{why}", markup=False, soft_wrap=True)
         for check in found.checks:
             if check.state != "ok":
-                _messages.print(f"{check.state}: {check.what} {check.do}".rstrip(), markup=False, soft_wrap=True)
+                _messages().print(f"{check.state}: {check.what} {check.do}".rstrip(), markup=False, soft_wrap=True)
     options = RecordOptions(
         url=url,
         out=folder,
@@ -329,8 +343,21 @@ def doctor(
 
 
 @contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Let a short program run without looking for cycles: many objects are made at its start, and none of them is garbage."""
+    was_on = gc.isenabled()
+    gc.disable()
+    atexit.register(gc.freeze)  # nor at its end, when the system takes everything back at once
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@contextmanager
 def _import_bar(quiet: bool) -> Iterator[Callable[[ImportProgress], None]]:
-    with _bar("importing", quiet, None, TransferSpeedColumn(), TimeRemainingColumn()) as update:
+    with _bar("importing", quiet, None, "TransferSpeedColumn", "TimeRemainingColumn") as update:
         yield lambda now: update(completed=now.read_bytes, total=now.size_bytes, shown=f"{now.lines:,} lines")
 
 
@@ -375,8 +402,9 @@ def import_(
 
     MONITOR tells no outcomes: with INFO from before and after, the hit rate is known all the same.
     """
-    from coldcache.importing.importer import import_logs
-    from coldcache.importing.options import EvidenceFiles, ImportOptions
+    with _nothing_collected():
+        from coldcache.importing.importer import import_logs
+        from coldcache.importing.options import EvidenceFiles, ImportOptions
 
     beside = EvidenceFiles(
         info=tuple(info or ()),
@@ -399,12 +427,28 @@ def import_(
 def diagnose(
     case: CaseArgument,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Dask scheduler whose workers see the case's folder, such as tcp://10.0.0.5:8786; see README"
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> int:
-    """Say what is wrong with the cache of a case, and how that is known."""
+    """Say what is wrong with the cache of a case, and how that is known.
+
+    CASE may lie elsewhere, too: s3://bucket/case, or any other address that fsspec knows.
+    """
     from coldcache.causes.diagnosis import diagnose as diagnose_case
     from coldcache.record.finish import open_case
+    from coldcache.shards.workers import Workers
 
-    diagnosis = diagnose_case(open_case(case))
+    opened = open_case(case)
+    with (
+        _bar("diagnosing", quiet, None, "MofNCompleteColumn") as update,
+        Workers(scheduler, lambda what, done, total: update(completed=done, total=total, shown=what)) as workers,
+    ):
+        diagnosis = diagnose_case(opened, workers)
     if as_json:
         typer.echo(json.dumps(diagnosis.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -475,13 +519,13 @@ def run(arguments: list[str]) -> int:
     try:
         status = app(arguments, standalone_mode=False)
     except ColdcacheError as error:
-        _messages.print(f"coldcache: {error}", markup=False, soft_wrap=True)
+        _messages().print(f"coldcache: {error}", markup=False, soft_wrap=True)
         return error.exit_code
     except _ClickUsageError as error:
-        _messages.print(f"coldcache: {error.format_message()} Try: coldcache --help", markup=False, soft_wrap=True)
+        _messages().print(f"coldcache: {error.format_message()} Try: coldcache --help", markup=False, soft_wrap=True)
         return WRONG_ARGUMENTS
     except (KeyboardInterrupt, typer.Abort):
-        _messages.print("coldcache: interrupted.", markup=False)
+        _messages().print("coldcache: interrupted.", markup=False)
         return BROKEN
     except BrokenPipeError:
         return BROKEN

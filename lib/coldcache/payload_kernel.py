@@ -16,11 +16,9 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-# What `classify` returns is the place of the name here; at 0 there is none.
-FORMATS = (
-    "", "empty", "number", "json", "json_double", "json_truncated", "node_buffer", "object_object", "literal_nothing",
-    "python_repr", "pickle", "java", "gzip", "zlib", "zstd", "lz4", "jpeg", "png", "webp", "utf8_mangled", "text", "binary",
-)  # fmt: skip
+from coldcache.payloads import FORMATS
+
+# What `classify` returns is the place of the name in `FORMATS`.
 (
     UNDECIDED, EMPTY, NUMBER, JSON, JSON_DOUBLE, JSON_TRUNCATED, NODE_BUFFER, OBJECT_OBJECT, LITERAL_NOTHING,
     PYTHON_REPR, PICKLE, JAVA, GZIP, ZLIB, ZSTD, LZ4, JPEG, PNG, WEBP, UTF8_MANGLED, TEXT, BINARY,
@@ -60,11 +58,12 @@ _PRINTABLE = np.packbits([chr(code).isprintable() for code in range(_LOOKED_UP)]
 _MOST_DIGITS = 640
 # Python gives up near a thousand levels less its own stack, which we cannot know here.
 _MOST_LEVELS = 512
+MOST_OUTER = _MOST_LEVELS >> 6
 
 # What the JSON reader expects next.
 _VALUE, _FIRST_VALUE, _KEY, _FIRST_KEY, _AFTER = range(5)
-# What it says besides a class; `_DEEP` asks for a larger stack.
-_INVALID, _DEEP = -1, -2
+# What it says besides a class.
+_INVALID = -1
 # What it notes about a string: a JSON escape; bytes that need a look at the value's head.
 _ESCAPED, _LOOK = 1, 2
 
@@ -75,7 +74,7 @@ def _load(context: Any, builder: Any, arguments: Any, bits: int) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _byte(_typing: Any, base: Any, p: Any) -> Any:
+def byte_at(_typing: Any, base: Any, p: Any) -> Any:
     """Return the byte at an address, as int64: an array here would count references and test for negative places."""
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -85,7 +84,7 @@ def _byte(_typing: Any, base: Any, p: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _eight_bytes(_typing: Any, base: Any, p: Any) -> Any:
+def eight_bytes(_typing: Any, base: Any, p: Any) -> Any:
     """Return eight bytes at an address, the first one lowest."""
 
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -94,13 +93,25 @@ def _eight_bytes(_typing: Any, base: Any, p: Any) -> Any:
     return types.uint64(types.int64, types.int64), generate
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def store_eight_bytes(_typing: Any, base: Any, p: Any, word: Any) -> Any:
+    """Write eight bytes to an address, the lowest first."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(builder.add(*arguments[:2]), ir.IntType(64).as_pointer())
+        builder.store(arguments[2], place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.uint64), generate
+
+
 @njit(inline="always")
 def _skip_plain(base: int, p: int, end: int) -> int:
     """Return the place of the next byte that is a backslash or not printable ASCII; `end` without one."""
     low, high = _WORD(0x0101010101010101), _WORD(0x8080808080808080)
     controls, backslashes = low * _WORD(_SPACE), low * _WORD(_BACKSLASH)
     while p + 8 <= end:
-        word = _eight_bytes(base, p)
+        word = eight_bytes(base, p)
         other = word ^ backslashes
         # The lowest bit that is set is right; a borrow may set wrong ones above it.
         stops = (((other - low) & ~other) | ((word - controls) & ~word) | word | (word + low)) & high
@@ -108,7 +119,7 @@ def _skip_plain(base: int, p: int, end: int) -> int:
             below = ((stops & (~stops + _WORD(1))) - _WORD(1)) & low
             return p + _INT((below * low) >> _WORD(56)) - 1
         p += 8
-    while p < end and _byte(base, p) != _BACKSLASH and _SPACE <= _byte(base, p) < _DELETE:
+    while p < end and byte_at(base, p) != _BACKSLASH and _SPACE <= byte_at(base, p) < _DELETE:
         p += 1
     return p
 
@@ -127,9 +138,9 @@ def _escaped(base: int, p: int, end: int) -> tuple[int, int]:
     """Return the byte that the backslash at `p` prints, and the place behind it."""
     if p + 1 >= end:
         return _INT(_BACKSLASH), p + 1
-    c = _byte(base, p + 1)
+    c = byte_at(base, p + 1)
     if c == _LOWER_X and p + 3 < end:
-        high, low = _hex_digit(_byte(base, p + 2)), _hex_digit(_byte(base, p + 3))
+        high, low = _hex_digit(byte_at(base, p + 2)), _hex_digit(byte_at(base, p + 3))
         if high >= 0 and low >= 0:
             return (high << 4) | low, p + 4
     if c == _LOWER_N:
@@ -150,10 +161,10 @@ def _next(base: int, p: int, end: int) -> tuple[int, int]:
     """Return the value's byte at `p` and the place behind it; -1 at the end."""
     if p >= end:
         return _INT(-1), p
-    c = _byte(base, p)
+    c = byte_at(base, p)
     if c != _BACKSLASH:
         return c, p + 1
-    if p + 1 < end and _byte(base, p + 1) == _QUOTE:
+    if p + 1 < end and byte_at(base, p + 1) == _QUOTE:
         return _INT(_QUOTE), p + 2
     return _escaped(base, p, end)
 
@@ -275,7 +286,7 @@ def _string_character(base: int, p: int, end: int) -> tuple[int, int]:
 @njit(nogil=True, cache=True)
 def _is_string(base: int, p: int, end: int, notes: int, word: int) -> bool:
     """Whether the valid JSON string whose text starts at `p` says that word."""
-    if notes == 0 and _byte(base, p) != _WORD_BYTES[_WORD_AT[word]]:
+    if notes == 0 and byte_at(base, p) != _WORD_BYTES[_WORD_AT[word]]:
         return False  # nearly always
     for j in range(_WORD_AT[word], _WORD_AT[word + 1]):
         c, p = _string_character(base, p, end)
@@ -321,7 +332,7 @@ def _string(base: int, p: int, end: int) -> tuple[int, int]:
 def _digits(base: int, p: int, end: int) -> tuple[int, int]:
     """Return how many digits stand at `p`, and the place behind them."""
     start = p
-    while p < end and _is_digit(_byte(base, p)):
+    while p < end and _is_digit(byte_at(base, p)):
         p += 1
     return p - start, p
 
@@ -363,18 +374,18 @@ def _json_number(base: int, p: int, end: int) -> tuple[int, int]:
 
 
 @njit(nogil=True, cache=True)
-def _json(base: int, p: int, end: int, outer: Any) -> tuple[int, bool]:
+def _json(base: int, p: int, end: int, outer: int) -> tuple[int, bool]:
     """Read a whole value as ``json.loads`` would.
 
     Parameters
     ----------
-    outer : uint64 array or None
-        Room for the brackets that are open beyond 64; without it, such a value is `_DEEP`.
+    outer : int
+        Address of `MOST_OUTER` words: room for the brackets that are open beyond 64.
 
     Returns
     -------
     tuple of int and bool
-        A class, `_INVALID` or `_DEEP`; and whether the value's head needs a look.
+        A class or `_INVALID`; and whether the value's head needs a look.
     """
     depth = _INT(0)
     kinds = _WORD(0)  # a bit per open bracket, the innermost lowest: 1 for an object
@@ -434,11 +445,9 @@ def _json(base: int, p: int, end: int, outer: Any) -> tuple[int, bool]:
                     holds_json = _holds_json(base, start, end)
             elif c in (_OPENING_BRACE, _OPENING):
                 if depth > 0 and depth & 63 == 0:
-                    if outer is None:
-                        return _INT(_DEEP), look
                     if depth == _MOST_LEVELS:
                         return _INT(UNDECIDED), look
-                    outer[(depth >> 6) - 1] = kinds
+                    store_eight_bytes(outer, (depth >> 3) - 8, kinds)
                 depth += 1
                 kinds = (kinds << _WORD(1)) | _WORD(c == _OPENING_BRACE)
                 expected = _FIRST_KEY if c == _OPENING_BRACE else _FIRST_VALUE
@@ -465,8 +474,8 @@ def _json(base: int, p: int, end: int, outer: Any) -> tuple[int, bool]:
         if c in (_CLOSING_BRACE, _CLOSING):
             depth -= 1
             kinds >>= _WORD(1)
-            if outer is not None and depth > 0 and depth & 63 == 0:
-                kinds = outer[(depth >> 6) - 1]
+            if depth > 0 and depth & 63 == 0:
+                kinds = eight_bytes(outer, (depth >> 3) - 8)
             expected = _AFTER
         p = behind
 
@@ -476,7 +485,7 @@ def _may_hold_object(base: int, p: int, end: int) -> bool:
     """Whether ``[o`` stands in the first bytes: without a branch, so that it is compiled to vectors."""
     found = False
     for j in range(p, min(p + 4 * _OBJECT_HEAD, end - 1)):
-        found |= (_byte(base, j) == _OPENING) & (_byte(base, j + 1) == _LOWER_O)
+        found |= (byte_at(base, j) == _OPENING) & (byte_at(base, j + 1) == _LOWER_O)
     return found
 
 
@@ -521,7 +530,7 @@ def _magic_class(base: int, at: int, end: int) -> int:
             p = _next(base, p, end)[1]
         if _behind(base, p, end, _WEBP) >= 0:
             return _INT(WEBP)
-    if first == 0x80 and 2 <= second <= 5 and _byte(base, end - 1) == _DOT:
+    if first == 0x80 and 2 <= second <= 5 and byte_at(base, end - 1) == _DOT:
         return _INT(PICKLE)
     # Two of the four are printable or not as they like: 0x5E is a caret.
     if first == 0x78 and second in (0x01, 0x5E, 0x9C, 0xDA) and third_at < end:
@@ -568,8 +577,8 @@ def _last_visible(base: int, p: int, end: int) -> int:
     while p < end:
         stop = _skip_plain(base, p, end)
         for place in range(stop - 1, p - 1, -1):
-            if _byte(base, place) != _SPACE:
-                last = _byte(base, place)
+            if byte_at(base, place) != _SPACE:
+                last = byte_at(base, place)
                 break
         c, p = _next(base, stop, end)
         if c >= 0 and not _is_byte_space(c):
@@ -623,23 +632,24 @@ def _other_class(base: int, at: int, end: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def classify(buf: Any, at: int, size: int) -> int:
+def classify_at(base: int, at: int, size: int, outer: int) -> int:
     """Return the class of a value, as :func:`coldcache.payloads.payload_format` tells it.
 
     Parameters
     ----------
-    buf : uint8 array
-        Any bytes, contiguous.
+    base : int
+        Address of a text.
     at, size : int
         Where the value stands in it, as Redis prints it: a quote never without a backslash before
-        it, nothing escaped without need. It must lie inside, which is not checked.
+        it, nothing escaped without need.
+    outer : int
+        Address of `MOST_OUTER` words that may be written to.
 
     Returns
     -------
     int
         Place in `FORMATS`; `UNDECIDED` for a value that payload_format itself has to see.
     """
-    base = _INT(buf.ctypes.data)
     end = at + size
     if size <= 0:
         return _INT(EMPTY)
@@ -651,9 +661,7 @@ def classify(buf: Any, at: int, size: int) -> int:
         return _other_class(base, at, end)
     if _next(base, second_at, end)[0] == 0:
         return _INT(UNDECIDED)  # UTF-16 or UTF-32, which json.loads reads
-    found, look = _json(base, at, end, None)
-    if found == _DEEP:
-        found, look = _json(base, at, end, np.empty(_MOST_LEVELS >> 6, np.uint64))
+    found, look = _json(base, at, end, outer)
     if found == UNDECIDED:
         return found
     if found == _INVALID or look or _may_hold_object(base, at, end):
@@ -672,8 +680,7 @@ def classify(buf: Any, at: int, size: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def classify_all(buf: Any, at: Any, size: Any, wanted: Any, found: Any) -> None:
-    """Write the class of each wanted value to `found`, see :func:`classify`."""
-    for number in range(len(at)):
-        if wanted[number]:
-            found[number] = classify(buf, at[number], size[number])
+def classify(buf: Any, at: int, size: int) -> int:
+    """Return what :func:`classify_at` says of a value in an array of bytes, which is contiguous and holds it wholly."""
+    outer = np.empty(MOST_OUTER, np.uint64)
+    return classify_at(_INT(buf.ctypes.data), at, size, _INT(outer.ctypes.data))

@@ -26,6 +26,11 @@ _PYTHON_REPR = re.compile(rb"""[\[{(]\s*'|<[\w.]+ object at 0x""")
 _NUMBER = re.compile(rb"-?\d+(\.\d+)?\Z")
 _REPLACEMENT = "�".encode()
 
+# Classes by number, as the compiled twin of this module counts them; what stands first is for a value that only this one decides.
+FORMATS = (
+    "", "empty", "number", "json", "json_double", "json_truncated", "node_buffer", "object_object", "literal_nothing",
+    "python_repr", "pickle", "java", "gzip", "zlib", "zstd", "lz4", "jpeg", "png", "webp", "utf8_mangled", "text", "binary",
+)  # fmt: skip
 # Formats that no reader can turn back into what was meant.
 UNREADABLE = frozenset(
     {"python_repr", "object_object", "json_truncated", "json_double", "utf8_mangled", "literal_nothing", "node_buffer"}

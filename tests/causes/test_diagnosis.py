@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from coldcache.case import Case, open_case, write_table
-from coldcache.causes.diagnosis import attribute, diagnose
 from coldcache.causes.baseline import BASELINE
+from coldcache.causes.diagnosis import attribute, diagnose
 from coldcache.causes.key_states import Unclaimed
 from coldcache.causes.outcomes import CONFIRMED, Investigation
 from coldcache.verdict import verdict_html

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 def whole(log: LogFile) -> tuple[bytes, list[int]]:
     """All bytes of the blocks, and the offsets of the blocks."""
     found = list(log.blocks())
-    assert all(block.data.tobytes().endswith(b"\n") for block in found[:-1])
-    return b"".join(block.data.tobytes() for block in found), [block.offset for block in found]
+    assert all(block.data().tobytes().endswith(b"\n") for block in found[:-1])
+    return b"".join(block.data().tobytes() for block in found), [block.offset for block in found]
 
 
 @given(content=st.binary(max_size=500), block_bytes=st.integers(1, 64), sample=st.integers(0, 100))
@@ -73,7 +73,7 @@ def test_a_line_longer_than_memory_allows_is_left_out_and_measured(tmp_path: Pat
     found = list(LogFile(str(path), 1024).blocks())
     assert [block.too_long for block in found if block.too_long] == [3_000_000, 3_000_000]
     assert [block.offset for block in found if block.too_long] == [7, 3_000_014]
-    assert b"".join(block.data.tobytes() for block in found) == b"before\nafter\n"
+    assert b"".join(block.data().tobytes() for block in found) == b"before\nafter\n"
 
 
 def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch):

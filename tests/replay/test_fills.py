@@ -63,7 +63,8 @@ def test_writes_answer_the_reads_that_the_plain_rule_says(steps: list[tuple[int,
     pairs = Pairs(flags[0], flags[1], numbers[0], np.full(count, -1, np.int32), flags[2], flags[3], numbers[1], numbers[2])
     pair(
         np.arange(count), keys, keys * 2 + epochs, 4, 8, epochs, stamps, ~is_write, column(4, np.bool_) & ~is_write, is_write,
-        column(5, np.bool_), column(6, np.bool_), is_write, np.zeros(count, np.uint64), np.zeros(count, np.int64), WINDOW_US, pairs,
+        column(5, np.bool_), column(6, np.bool_), is_write, np.zeros(count, np.uint64), np.zeros(count, np.int64),
+        WINDOW_US, pairs,
     )  # fmt: skip
     reads = np.flatnonzero(~is_write)
     follows = pairs.follows[is_write]

@@ -13,9 +13,7 @@ from coldcache.replay.ledger import Ledger, counter_rise, miss_ledger
 from coldcache.replay.lifetimes import Named, alive
 from coldcache.replay.order import Moments, positions
 from coldcache.shards.cut import secret_of
-
-
-from conftest import START_US, Stretch, case_of, case_of_stretches, event, heard, line, moment
+from conftest import START_US, Stretch, case_of, case_of_stretches, event, heard, line
 
 
 def stored(at_ms: float, key: str, *options: str, value: str = "v"):

@@ -11,8 +11,7 @@ import pytest
 from coldcache.commands import Form, Rule, full_name, key_uses, rules
 from coldcache.payloads import payload_format
 from coldcache.sources.accesses import TtlAsked, ttl_asked
-from coldcache.sources.log import LogParser
-from coldcache.sources.log_kernel import CONDITIONS
+from coldcache.sources.log import CONDITIONS, LogParser, Stretch
 from coldcache.sources.monitor import escape
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -188,6 +187,62 @@ def test_batches_stay_as_they_are_while_the_parser_goes_on():
     assert frame["key"].tolist() == [f"key:{at}" for at in range(1000)]
     assert frame["seq"].tolist() == list(range(1000))
     assert frame["value_bytes"].eq(1).all()
+
+
+shards = st.sampled_from([
+    b'"', b'" "', b"\\", b"\\\\", b'\\"', b"\\x", b"\\x4", b"\\x41", b'\\x"', b"\\x\\", b"\\n", b"\r", b"\n", b" ",
+    b"a" * 7, b"b" * 60, b"c", b"x", b"xx", b'SET" "k" "', b'" "EX" "60"',
+])  # fmt: skip
+
+
+@given(st.lists(st.lists(shards, max_size=12).map(b"".join), min_size=1, max_size=6), st.integers(0, 70))
+def test_lines_of_the_usual_form_are_read_as_all_others_are(rests: list[bytes], before: int):
+    # A stamp of nine digits is not usual: such a line is read byte by byte.
+    first = b"#" * before + b"\n"
+    found = []
+    for stamp in (b"1763800000", b"176380000"):
+        accesses, rejected, _ = parsed(first + b"".join(b'%b.000001 [0 a:1] "%b"\n' % (stamp, rest) for rest in rests))
+        found.append((rows_of(accesses), rejected[["line", "reason"]].values.tolist()))
+    usual, other = found
+    assert [row[1:] for row in usual[0]] == [row[1:] for row in other[0]]
+    assert usual[1] == other[1]
+
+
+@given(lines, st.integers(1, 200))
+def test_lines_may_lie_across_the_pieces_that_are_read(batch: list[tuple[list[bytes], str, int]], piece: int):
+    log = b"".join(printed(args, client, db, STAMP_US + at) for at, (args, client, db) in enumerate(batch)) + b"noise\n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coldcache.sources.log._PIECE_BYTES", piece)
+        small = LogParser(b"0123456789abcdef")
+    for _ in range(2):  # a parser that has met long lines goes on
+        (accesses, rejected, _), (whole, _, _) = parsed(log, small), parsed(log)
+        assert rows_of(accesses) == rows_of(whole)
+        assert accesses["value_digest"].equals(whole["value_digest"])
+        assert rejected[["line", "offset", "size_bytes"]].values.tolist() == [[len(batch), len(log) - 6, 5]]
+
+
+def test_a_stretch_of_a_file_is_read_where_it_is(tmp_path: Path):
+    log = b"".join(printed([b"SET", b"key:%d" % at, b"v" * at], f"a:{at}", 0, STAMP_US + at) for at in range(3000))
+    path = tmp_path / "a.log"
+    path.write_bytes(b"before\n" + log + b"behind")
+    with path.open("rb") as file:
+        (batch,) = PARSER.batches(Stretch(file.fileno(), 7, len(log)))
+        assert batch.accesses.equals(next(PARSER.batches(np.frombuffer(log, np.uint8))).accesses)
+        (cut,) = PARSER.batches(Stretch(file.fileno(), 7, len(log) + 100))  # the file was longer once
+        assert (cut.lines, cut.rejected["size_bytes"].to_pylist()) == (3000, [6])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        list(PARSER.batches(Stretch(file.fileno() if not file.closed else 9999, 7, len(log))))
+
+
+def test_memory_is_used_again_once_it_is_released():
+    log = b"".join(printed([b"SET", b"key:%d" % at, b"v"], f"a:{at}", 0, STAMP_US + at) for at in range(100))
+    parser = LogParser(b"0123456789abcdef", rows=64)
+    held = []
+    for batch in parser.batches(np.frombuffer(log, np.uint8)):
+        held.append((batch.accesses["t"].chunk(0).buffers()[1].address, batch.accesses["key"].to_pylist()))
+        batch.release()
+    assert len({address for address, _ in held}) == 1
+    assert [key for _, keys in held for key in keys] == [f"key:{at}" for at in range(100)]
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).with_name("logs").glob("*.log")), ids=lambda path: path.stem)

@@ -1,7 +1,7 @@
 """Building a case from MONITOR logs that others made.
 
-Reading is one thread's, for lines come in order; parsing and writing are the others', a block of whole lines each: both
-leave Python alone. What depends on the lines before is done between the two, in order.
+One thread cuts the log into blocks of whole lines; reading, parsing and writing them are the others': all three leave Python
+alone. What depends on the lines before is done between parsing and writing, in order.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from coldcache.errors import ImportFailedError, NotALogError
 from coldcache.importing.blocks import Block, LogFile
 from coldcache.importing.options import ImportOptions
 from coldcache.importing.order import MOST_CLOCK_STEPS, Epoch, LineOrder, Placed
+from coldcache.importing.parquet import PartWriter
 from coldcache.sources.arrays import column, labels, numbers, texts
 from coldcache.sources.dialects import Dialect, named
-from coldcache.sources.log import LogParser
+from coldcache.sources.log import Batch, Columns, LogParser
 from coldcache.sources.sniffing import SAMPLE_BYTES, sniff
 
 TOO_LONG = "longer than 256 MB"
@@ -47,14 +48,8 @@ _STAMP = re.compile(rb"^\+?(\d{1,12})\.(\d{6})", re.MULTILINE)
 _Ints = npt.NDArray[np.int64]
 _NEW_LINE = 10
 _MOST_THREADS = 8
-# Times and line numbers rise by little, labels repeat. A dictionary of keys would cost five times what they cost.
-# Statistics of no column are ever asked for.
-_PARQUET: dict[str, Any] = {
-    "compression": "lz4",
-    "column_encoding": {"t": "DELTA_BINARY_PACKED", "seq": "DELTA_BINARY_PACKED"},
-    "use_dictionary": [column.name for column in schema.ACCESSES.columns if pa.types.is_dictionary(column.type)],
-    "write_statistics": False,
-}
+# Keys repeat, and digests do not.
+_COMPRESSED = frozenset({"key"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +123,7 @@ class _Log:
 class _Parsed:
     """A block that was parsed: its rows, the lines that were not understood, and how many lines it has."""
 
-    accesses: list[pa.Table]
+    batches: list[Batch]
     rejected: pa.Table
     commands: int
     lines: int
@@ -145,14 +140,17 @@ class _Importer:
     _commands: int = 0
     _lines: int = 0
     _parts: int = 0
+    _writers: queue.SimpleQueue[PartWriter] = field(default_factory=queue.SimpleQueue)
 
     def run(self) -> dict[str, Any]:
         """Write the tables; return ``case.json`` but for the number of their rows."""
         digest_key = secrets.token_bytes(16)  # one for all logs, thrown away with this call
         threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         parsers: queue.SimpleQueue[LogParser] = queue.SimpleQueue()
+        spare: list[Columns] = []
         for _ in range(threads):
-            parsers.put(LogParser(digest_key, before_7=self.before_7))
+            parsers.put(LogParser(digest_key, before_7=self.before_7, spare=spare))
+            self._writers.put(PartWriter(_COMPRESSED))
         with ThreadPoolExecutor(threads) as pool:
             try:
                 for log in self.logs:
@@ -172,10 +170,10 @@ class _Importer:
 
         def take() -> None:
             parsed = parsing.popleft().result()
-            for table in parsed.accesses:
+            for batch in parsed.batches:
                 if len(writing) > threads:
                     writing.popleft().result()
-                writing.append(pool.submit(self._write, order.place(table), self._parts))
+                writing.append(pool.submit(self._write, batch, order.place(batch), self._parts))
                 self._parts += 1
             self._keep_rejected(parsed.rejected, log, order.next_seq - begins_at)
             order.advance(parsed.lines)
@@ -185,7 +183,7 @@ class _Importer:
 
         for block in log.file.blocks():
             # A dialect may remember lines: it sees them in order.
-            data = block.data if type(log.dialect) is Dialect else _rewritten(block.data, log.dialect)
+            data = None if type(log.dialect) is Dialect else _rewritten(block.data(), log.dialect)
             parsing.append(pool.submit(_parse, block, data, parsers))
             if len(parsing) > threads:
                 take()
@@ -207,11 +205,15 @@ class _Importer:
         line = column(numbers(rejected.column("line").chunk(0)) + first_line + 1)
         self._rejected.append(rejected.set_column(0, "line", line).add_column(0, "log", name))
 
-    def _write(self, placed: Placed, part: int) -> None:
+    def _write(self, batch: Batch, placed: Placed, part: int) -> None:
         path = self.folder / schema.ACCESSES.path / f"part-{part:06d}.parquet"
-        table = placed.complete().cast(schema.ACCESSES.arrow())
-        with os.fdopen(private_file(path), "wb") as file:
-            pq.write_table(table, file, **_PARQUET)
+        writer = self._writers.get()
+        try:
+            with os.fdopen(private_file(path), "wb") as file:
+                writer.write(placed.complete(), file)
+        finally:
+            self._writers.put(writer)
+        batch.release()
 
     def _progress(self) -> Progress:
         sizes = [log.file.size for log in self.logs]
@@ -276,32 +278,34 @@ def _rewritten(data: npt.NDArray[np.uint8], dialect: Dialect) -> npt.NDArray[np.
     return np.frombuffer(dialect.rewrite(data.tobytes()), np.uint8)
 
 
-def _parse(block: Block, data: npt.NDArray[np.uint8], parsers: queue.SimpleQueue[LogParser]) -> _Parsed:
-    """Parse a block; `data` are its lines in the form of ``redis-cli``."""
+def _parse(block: Block, data: npt.NDArray[np.uint8] | None, parsers: queue.SimpleQueue[LogParser]) -> _Parsed:
+    """Parse a block; `data` are its lines in the form of ``redis-cli``, None where they have it already."""
     if block.too_long:
         line, offset, size = (np.array([value]) for value in (0, block.offset, block.too_long))
         return _Parsed([], _rejected_lines(line, offset, size, labels(np.zeros(1), texts([TOO_LONG])), [""]), 0, 1)
     parser = parsers.get()
     try:
-        batches = list(parser.batches(data))
+        batches = list(parser.batches(block.lines() if data is None else data))
+    except OSError as error:
+        raise NotALogError(f"The log cannot be read ({error.strerror}).") from None
     finally:
         parsers.put(parser)
     rejected = pa.concat_tables([batch.rejected for batch in batches]).combine_chunks()
     lines = batches[-1].next_line
     if len(rejected):
-        rejected = _located(rejected, block)
-    return _Parsed([batch.accesses for batch in batches if len(batch.accesses)], rejected, sum(b.lines for b in batches), lines)
+        rejected = _located(rejected, block, rewritten=data is not None)
+    return _Parsed([batch for batch in batches if len(batch.accesses)], rejected, sum(b.lines for b in batches), lines)
 
 
-def _located(rejected: pa.Table, block: Block) -> pa.Table:
+def _located(rejected: pa.Table, block: Block, *, rewritten: bool) -> pa.Table:
     """Return rejected lines with their places and shapes in the log itself, whatever its dialect."""
-    lines = numbers(rejected.column("line").chunk(0))
-    ends = np.flatnonzero(block.data == _NEW_LINE)
-    begins = np.concatenate(([0], ends + 1))[lines]
-    sizes = np.append(ends, len(block.data))[lines] - begins
-    raw = block.data.data
+    lines, begins, sizes = (numbers(rejected.column(name).chunk(0)) for name in ("line", "offset", "size_bytes"))
+    if rewritten:
+        ends = np.flatnonzero(block.data() == _NEW_LINE)
+        begins = np.concatenate(([0], ends + 1))[lines]
+        sizes = np.append(ends, len(block.data()))[lines] - begins
     shapes = [
-        bytes(raw[begin : begin + min(size, _SHAPE_BYTES)]).translate(_SHAPE).decode()
+        block.part(begin, min(size, _SHAPE_BYTES)).translate(_SHAPE).decode()
         for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True)
     ]
     return _rejected_lines(lines, begins + block.offset, sizes, rejected.column("reason").chunk(0), shapes)

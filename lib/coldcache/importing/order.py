@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from coldcache import schema
-from coldcache.sources.arrays import column, labels, numbers, texts
-from coldcache.sources.log_kernel import in_transactions
+from coldcache.sources.arrays import address, column, labels, numbers, texts
+from coldcache.sources.log import Batch, kernel
 
 # A step back by more than this is no jitter between the lines of a pipeline: the clock was set.
 CLOCK_STEP_US = 1_000_000
@@ -41,14 +41,14 @@ class Placed:
     accesses : rows without these
     first_seq : number of the block's first line in the case
     node : whose log it is
-    epochs : epoch of each row
+    epochs : epoch of each row, or of all
     in_multi : which rows ran inside MULTI … EXEC; None: none of them
     """
 
     accesses: pa.Table
     first_seq: int
     node: str
-    epochs: npt.NDArray[np.int32]
+    epochs: npt.NDArray[np.int32] | int
     in_multi: npt.NDArray[np.bool_] | None
 
     def complete(self) -> pa.Table:
@@ -58,7 +58,7 @@ class Placed:
         inside = np.zeros(rows, np.bool_) if self.in_multi is None else self.in_multi
         columns |= {
             "seq": column(numbers(columns["seq"]) + self.first_seq),
-            "epoch": column(self.epochs),
+            "epoch": column(np.full(rows, self.epochs, np.int32) if isinstance(self.epochs, int) else self.epochs),
             "node": labels(np.zeros(rows, np.int32), texts([self.node])),
             "in_multi": column(inside),
         }
@@ -89,22 +89,30 @@ class LineOrder:
         self._open: frozenset[str] = frozenset()
         self.steps = 0
 
-    def place(self, accesses: pa.Table) -> Placed:
+    def place(self, batch: Batch) -> Placed:
         """Return a batch in its place. Call `advance` behind the last batch of a block, whose lines are numbered from 0."""
-        t, client, command = (accesses.column(name).chunk(0) for name in ("t", "client", "command"))
-        return Placed(accesses, self.next_seq, self._node, self._epochs_of(numbers(t)), self._in_multi(client, command))
+        client, command = (batch.accesses.column(name).chunk(0) for name in ("client", "command"))
+        return Placed(batch.accesses, self.next_seq, self._node, self._epochs_of(batch), self._in_multi(client, command))
 
     def advance(self, lines: int) -> None:
         """Go on behind so many lines."""
         self.next_seq += lines
 
-    def _epochs_of(self, stamps: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """Return the epoch of each row; a clock that was set back begins a new one."""
+    def _epochs_of(self, batch: Batch) -> npt.NDArray[np.int32] | int:
+        """Return the epoch of each row, or of all; a clock that was set back begins a new one."""
+        stamps = numbers(batch.accesses.column("t").chunk(0))
+        if not self.epochs:
+            self._begin(int(stamps[0]))
+        now = self.epochs[-1]
+        if max(batch.back_us, now.end_us - batch.least_us) <= CLOCK_STEP_US:
+            now.end_us = max(now.end_us, batch.most_us)
+            return now.number
+        return self._followed(stamps)
+
+    def _followed(self, stamps: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         numbers = np.empty(len(stamps), np.int32)
         row = 0
         while row < len(stamps):
-            if not self.epochs:
-                self._begin(int(stamps[0]))
             now = self.epochs[-1]
             highest = np.maximum.accumulate(np.maximum(stamps[row:], now.end_us))
             back = highest - stamps[row:]
@@ -124,12 +132,13 @@ class LineOrder:
 
     def _in_multi(self, clients: pa.DictionaryArray, commands: pa.DictionaryArray) -> npt.NDArray[np.bool_] | None:
         verbs = np.array([_VERBS.get(name, 0) for name in commands.dictionary.to_pylist()], np.uint8)
-        verb = verbs[numbers(commands.indices)]
-        if not self._open and not verb.any():
+        if not self._open and not verbs.any():
             return None
+        verb = verbs[numbers(commands.indices)]
         inside = np.zeros(len(verb), np.bool_)
         names = clients.dictionary.to_pylist()
         open_now = np.array([name in self._open for name in names], np.bool_)
-        in_transactions(numbers(clients.indices), verb, open_now, inside)
+        client = numbers(clients.indices)
+        kernel()["in_transactions"](address(client), address(verb), len(verb), address(open_now), address(inside))
         self._open = (self._open - set(names)) | {name for name, is_open in zip(names, open_now, strict=True) if is_open}
         return inside

@@ -51,13 +51,16 @@ def sniff(sample: bytes) -> Dialect:
     sample = sample[:SAMPLE_BYTES]
     whole = sample[: sample.rfind(b"\n") + 1] or sample
     outer, headers = Dialect.name, _headers(whole)
-    for candidate in (Prefixed, DockerJson, JournaldJson, BetterDb, BetterDbJson):
+    count = len(_COMMAND_LINE.findall(whole))
+    # Where nearly every line has its header already, none can be found by taking something away.
+    for candidate in (Prefixed, DockerJson, JournaldJson, BetterDb, BetterDbJson) if count > headers + headers // 100 else ():
         found = _headers(candidate().rewrite(whole))
         # More by so much that it is not a damaged line or two.
         if found > headers + headers // 100:
             outer, headers = candidate.name, found
     lines = named(outer).rewrite(whole)
-    count = len(_COMMAND_LINE.findall(lines))
+    if outer != Dialect.name:
+        count = len(_COMMAND_LINE.findall(lines))
     only_replies = count == 0 and b"OK" in lines
     if 2 * headers < count or not (headers or only_replies):
         raise _not_a_log(sample, headers / count if count else 0.0, outer)
@@ -72,12 +75,12 @@ def _headers(lines: bytes) -> int:
 def _within(lines: bytes) -> str:
     """Return the dialect of lines that all have a stamp and no prefix."""
     strict = _strict(lines)
-    as_kvrocks = Kvrocks().rewrite(lines)
-    if _strict(as_kvrocks) > strict + strict // 100:
+    are_all = strict == lines.count(b"\n") > 0  # then none of them can be better in another form
+    if not are_all and _strict(Kvrocks().rewrite(lines)) > strict + strict // 100:
         return Kvrocks.name
     if _looks_like_json_strings(lines):
         return RedisInsight.name
-    return Valkey810.name if _has_raw_quotes(lines) else Dialect.name
+    return Valkey810.name if not are_all and _has_raw_quotes(lines) else Dialect.name
 
 
 def _strict(lines: bytes) -> int:
@@ -92,8 +95,8 @@ _ESCAPED = frozenset((b"n", b"r", b"t", b"a", b"b"))
 
 def _looks_like_json_strings(lines: bytes) -> bool:
     """Whether the server's escapes were escaped again: at least one of a byte, and no backslash that says otherwise."""
-    if lines.startswith((b"OK", b"+")) or b"\r\n" in lines:
-        return False  # a server's replies, which ioredis keeps for itself
+    if lines.startswith((b"OK", b"+")) or b"\r\n" in lines or rb"\\" not in lines:
+        return False  # a server's replies, which ioredis keeps for itself; or no escape that was escaped again
     seen = False
     for backslashes, behind in _BACKSLASHES.findall(_BYTES_AS_TEXT.sub(b"", lines)):
         size = len(backslashes) % 4

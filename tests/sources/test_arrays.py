@@ -1,0 +1,80 @@
+"""Compiled code without numba: made once, loaded from then on, made again when what it was made of changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from coldcache.sources import arrays
+from coldcache.sources.log import kernel
+
+KERNEL = """
+def twice(number):
+    return 2 * number
+ENTRIES = {"twice": (twice, 1)}
+"""
+
+
+def test_an_import_starts_without_a_compiler(tmp_path: Path):
+    kernel()  # compiled by now
+    log = tmp_path / "a.log"
+    log.write_text('1763800000.000000 [0 10.0.0.1:5000] "GET" "k"\n')
+    code = (
+        "import sys\nfrom coldcache.cli import run\n"
+        f"status = run(['import', '-q', {str(log)!r}, '--out', {str(tmp_path / 'case')!r}])\n"
+        "print(status, [name for name in ('numba', 'scipy', 'rich', 'pandas') if name in sys.modules])"
+    )
+    arguments = [sys.executable, "-c", code]
+    subprocess.run([*arguments[:2], code.replace("case", "first")], capture_output=True, check=True)  # compiles what is left
+    run = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "0 []"
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module with a kernel, that may be imported."""
+    path = tmp_path / "small_kernel.py"
+    path.write_text(KERNEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delitem(sys.modules, "small_kernel", raising=False)
+    arrays.compiled.cache_clear()
+    yield path
+    sys.modules.pop("small_kernel", None)
+    arrays.compiled.cache_clear()
+
+
+def held(folder: Path) -> list[Path]:
+    return sorted((folder / "__pycache__").glob("small_kernel.*.o"))
+
+
+def test_machine_code_is_kept_and_used_again(module: Path, monkeypatch: pytest.MonkeyPatch):
+    assert arrays.compiled("small_kernel")["twice"](21) == 42
+    (kept,) = held(module.parent)
+    arrays.compiled.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "_compile", lambda *_: pytest.fail("compiled again"))
+        assert arrays.compiled("small_kernel")["twice"](4) == 8
+    # What is cut, or made of something else, is made again.
+    kept.write_bytes(kept.read_bytes()[:-10])
+    arrays.compiled.cache_clear()
+    assert arrays.compiled("small_kernel")["twice"](5) == 10
+    module.write_text(KERNEL.replace("2 *", "3 *"))
+    sys.modules.pop("small_kernel")
+    (module.parent / "__pycache__" / "small_kernel.cpython-311.pyc").unlink(missing_ok=True)
+    arrays.compiled.cache_clear()
+    assert arrays.compiled("small_kernel")["twice"](5) == 15
+
+
+def test_where_nothing_can_be_written_it_still_works(module: Path):
+    (module.parent / "__pycache__").write_text("no folder")
+    (module.parent / "cache").write_text("no folder")
+    assert arrays.compiled("small_kernel")["twice"](21) == 42
+
+
+def test_code_that_could_raise_is_refused(module: Path):
+    module.write_text("def parts(number):\n    return len([number])\nENTRIES = {'parts': (parts, 1)}\n")
+    with pytest.raises(AssertionError, match="may raise or allocate"):
+        arrays.compiled("small_kernel")
