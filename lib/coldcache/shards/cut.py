@@ -17,12 +17,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 
 from coldcache import schema
 from coldcache.commands import FLUSHES, SWEEPING
 from coldcache.keys.families import Families, Looks, looks_of, templates_of
-from coldcache.shards.scratch import Columns, Scratch, joined
+from coldcache.shards.scratch import Columns, Scratch, constant, is_constant, joined
 from coldcache.shards.shard import LABELS, NONE, NULL, Removals, Shard, Vocabulary
 from coldcache.shards.workers import Workers
 from coldcache.sources.arrays import numbers
@@ -36,6 +37,7 @@ _COLUMNS = [
 ]  # fmt: skip
 _REMOVALS = ["t", "seq", "epoch", "db"]
 # As narrow as what they hold allows, for all of them are written and read again.
+_MOSTLY_CONSTANT = frozenset({"epoch", "db"})
 _KINDS: dict[str, Any] = {"client": np.int32, "lookups": np.int8, "value_bytes": np.int32}
 
 _Ints = npt.NDArray[np.int64]
@@ -265,9 +267,11 @@ def _families(surveyed: Sequence[tuple[_Hashes, pa.Array]], secret: _Hashes) -> 
     """Return the families of all keys."""
     if not surveyed:
         return Families.of_templates(np.empty(0, np.uint64), pa.array([], pa.large_string()), secret)
-    hashes, first = np.unique(np.concatenate([hashes for hashes, _ in surveyed]), return_index=True)
-    templates = pa.chunked_array([templates for _, templates in surveyed]).take(pa.array(first))
-    return Families.of_templates(hashes, templates.combine_chunks(), secret)
+    number, hashes = pd.factorize(np.concatenate([hashes for hashes, _ in surveyed]))
+    first = np.empty(len(hashes), np.int64)
+    first[number[::-1]] = np.arange(len(number))[::-1]
+    templates = pa.concat_arrays([templates for _, templates in surveyed]).take(pa.array(first))
+    return Families.of_templates(hashes, templates, secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +311,8 @@ def _deal(
     flushes = np.flatnonzero(np.array([*(name in FLUSHES for name in names), False])[columns["command"]])
     everything = np.array([*(name == "FLUSHALL" for name in names), False])[columns["command"][flushes]]
     rows, bounds = _dealt_rows(shard_of(columns["key"], columns["ids"], count), kept & keyed & ~sweeps, kept & sweeps, count)
-    scratch.put(f"rows-{number}", {name: values[rows] for name, values in columns.items()}, bounds)
+    dealt = {name: constant(values[0], len(rows)) if is_constant(values) else values[rows] for name, values in columns.items()}
+    scratch.put(f"rows-{number}", dealt, bounds)
     is_write = np.array([*(name == "write" for name in labels["op"]), False])[columns["op"]]
     used = kept & keyed & ((columns["lookups"] > 0) | is_write)
     return _Dealt(
@@ -355,7 +360,10 @@ def rows_of(table: pa.Table) -> tuple[dict[str, npt.NDArray[Any]], dict[str, lis
             columns[name] = _digests(whole.combine_chunks())
         else:
             values = _filled(whole.combine_chunks(), NULL if name == "ttl_ms" else NONE)
-            columns["t_us" if name == "t" else name] = values.astype(_KINDS.get(name, values.dtype), copy=False)
+            values = values.astype(_KINDS.get(name, values.dtype), copy=False)
+            if name in _MOSTLY_CONSTANT and len(values) and values.min() == values.max():
+                values = constant(values[0], len(values))
+            columns["t_us" if name == "t" else name] = values
     return columns, labels
 
 
@@ -380,6 +388,8 @@ def _numbered(whole: pa.ChunkedArray, kind: type[np.signedinteger[Any]]) -> tupl
     whole = whole.unify_dictionaries().combine_chunks()
     whole = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
     names = whole.dictionary.to_pylist()
+    if len(whole) and (whole.null_count == len(whole) or (len(names) == 1 and not whole.null_count)):
+        return constant(kind(NONE if whole.null_count else 0), len(whole)), names[: 0 if whole.null_count else 1]
     order = sorted(range(len(names)), key=names.__getitem__)
     place = np.full(len(names) + 1, NONE, kind)
     place[order] = np.arange(len(names))

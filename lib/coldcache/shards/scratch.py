@@ -85,6 +85,7 @@ class Scratch:
         """Keep columns under a name, in one step.
 
         `bounds` : where each piece begins, and where the last one ends; all is one piece without.
+        A column of one number (:func:`constant`) is kept as that.
         """
         if bounds is None:
             bounds = np.array([0, max((len(values) for values in columns.values()), default=0)])
@@ -94,12 +95,15 @@ class Scratch:
         path = self.folder / name
         # Elsewhere a file is there once it is whole.
         unfinished = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}.part") if isinstance(path, _Here) else path
-        places, at = {}, 0
+        places, constants, at = {}, {}, 0
         with unfinished.open("wb") as file:
             for column, values in columns.items():
+                if is_constant(values):
+                    constants[column] = (values.dtype.str, values[0].item())
+                    continue
                 places[column] = (values.dtype.str, at)
                 at += file.write(np.ascontiguousarray(values).data.cast("B")) if len(values) else 0
-            index = json.dumps({"columns": places, "bounds": bounds.tolist()}).encode()
+            index = json.dumps({"columns": places, "constants": constants, "bounds": bounds.tolist()}).encode()
             file.write(index + len(index).to_bytes(_LENGTH, "little"))
         if unfinished is not path:
             unfinished.replace(path)
@@ -125,8 +129,11 @@ class Scratch:
             indices = [_index_of(file) for file in files]
             sizes = [index["bounds"][piece + 1] - index["bounds"][piece] for index in indices]
             ends = np.cumsum([0, *sizes]).tolist()
-            taken = {name: np.empty(ends[-1], np.dtype(kind)) for name, (kind, _) in indices[0]["columns"].items()}
+            kinds = {name: np.dtype(kind) for name, (kind, _) in (indices[0]["columns"] | indices[0]["constants"]).items()}
+            taken = {name: np.empty(ends[-1], kind) for name, kind in kinds.items()}
             for file, index, start, end in zip(files, indices, ends[:-1], ends[1:], strict=True):
+                for name, (_, value) in index["constants"].items():
+                    taken[name][start:end] = value
                 for name, (_, at) in index["columns"].items():
                     if end > start:
                         file.seek(at + index["bounds"][piece] * taken[name].itemsize)
@@ -152,6 +159,16 @@ class Scratch:
         elif self.folder is not None:
             with contextlib.suppress(OSError):
                 self.folder.rmdir(recursive=True)  # type: ignore[call-arg]
+
+
+def constant(value: Any, rows: int) -> npt.NDArray[Any]:
+    """Return a column of so many rows that takes no room, for all of them are one number of numpy's."""
+    return np.broadcast_to(value, rows)
+
+
+def is_constant(values: npt.NDArray[Any]) -> bool:
+    """Whether a column is one of :func:`constant`'s."""
+    return len(values) > 0 and values.strides == (0,)
 
 
 def _owned(folder: Path) -> int:
