@@ -262,6 +262,17 @@ def families_of(keys: pa.Array) -> tuple[npt.NDArray[np.int32], list[str]]:
     return codes.astype(np.int32), [families.names[name] for name in names]
 
 
+def bytes_of(texts: pa.Array) -> tuple[_Ints, _Bytes]:
+    """Return where each of some large strings begins among their bytes, and where the last one ends; and the bytes."""
+    data, bounds = _bytes_of(texts)
+    return bounds, data[: bounds[-1]]
+
+
+def texts_of(bounds: _Ints, data: _Bytes) -> pa.Array:
+    """Return the texts of :func:`bytes_of`."""
+    return pa.Array.from_buffers(pa.large_string(), len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(data)])
+
+
 def _distinct_texts(texts: pa.Array) -> pa.Array:
     """Return the different ones, in order.
 

@@ -13,8 +13,9 @@ from coldcache.replay.inference import HIT, KEY_STATES
 from coldcache.replay.replayed import Bools, Ints, Replayed, by_family
 
 MISS_KINDS = 4 * len(KEY_STATES)
-_MOST_TTLS = 64  # of a family and shard: one that most writes carry is among them
-_MOST_FILLS = 200_000  # of a shard, to take a median of: more make no difference that shows
+_MOST_TTLS = 16  # of a family and shard: one that most writes carry is among them
+# Answered misses to take a median of, of all shards and of one at least: more make no difference that shows.
+_MOST_FILLS, _LEAST_FILLS = 1_000_000, 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,7 +85,8 @@ class Tally:
         read, hit, miss, done = replayed.is_read, replayed.is_hit, replayed.is_miss, replayed.is_done
         useful, filled = replayed.is_useful, miss & (pairs.fill_us >= 0)
         answered = np.flatnonzero(filled)
-        answered = answered[:: max(1, -(-len(answered) // _MOST_FILLS))]
+        most = max(_LEAST_FILLS, _MOST_FILLS // replayed.shards.count)
+        answered = answered[:: max(1, -(-len(answered) // most))]
 
         def count(chosen: Bools, *, lookups: bool = False) -> Ints:
             return by_family(shard, chosen, shard.lookups if lookups else None)

@@ -12,7 +12,7 @@ import pandas as pd
 from coldcache.replay import state_kernel as kernel
 from coldcache.shards.cut import EpochSpan
 
-_MOST_CELLS = 100_000  # windows × families: beyond that, windows are joined; a shard's sums are so large
+_MOST_CELLS = 20_000  # windows × families: beyond that, windows are joined; a shard's sums are so large
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from coldcache import schema
 from coldcache.commands import FLUSHES, SWEEPING
-from coldcache.keys.families import Families, Looks, looks_of, templates_of
+from coldcache.keys.families import Families, Looks, bytes_of, looks_of, templates_of, texts_of
 from coldcache.shards.scratch import Columns, Scratch, constant, is_constant, joined
 from coldcache.shards.shard import LABELS, NONE, NULL, Removals, Shard, Vocabulary
 from coldcache.shards.workers import Workers
@@ -227,10 +227,10 @@ def _cut(
 ) -> Shards:  # fmt: skip
     secret = secret_of(case)
     surveyed = workers.map("reading the keys", partial(_survey, case, scratch, secret), list(enumerate(parts)))
-    families = _families(surveyed, secret)
+    families = _families(scratch, workers, surveyed, secret)
     tasks = [(number, part, int(places[number])) for number, part in enumerate(parts)]
     dealt = workers.map("sorting by key", partial(_deal, case, scratch, families, keep, count), tasks)
-    scratch.drop(*(f"{name}-{number}" for name in ("looks", "templates") for number in range(len(parts))))
+    scratch.drop(*(f"{name}-{number}" for name in ("looks", "templates", "texts") for number in range(len(parts))))
     workers.map("sorting by key", partial(_deal_removals, case, scratch, families, secret), [count])
     vocabulary, labels = _merged([part.labels for part in dealt])
     epochs: dict[int, EpochSpan] = {}
@@ -246,8 +246,8 @@ def _cut(
     )  # fmt: skip
 
 
-def _survey(case: Source, scratch: Scratch, secret: _Hashes, item: tuple[int, str]) -> tuple[_Hashes, pa.Array]:
-    """Look at the keys of a part; return the hashes and texts of their templates."""
+def _survey(case: Source, scratch: Scratch, secret: _Hashes, item: tuple[int, str]) -> _Hashes:
+    """Look at the keys of a part; return the hashes of their templates, whose texts are put beside."""
     number, part = item
     keys = case.part(part, ["key"])["key"].combine_chunks()
     looks = looks_of(keys, secret)
@@ -260,18 +260,28 @@ def _survey(case: Source, scratch: Scratch, secret: _Hashes, item: tuple[int, st
         template[:], hashes, templates = templates_of(keys, looks)
     scratch.put(f"looks-{number}", {"key": looks.key, "ids": looks.ids, "template": template})
     scratch.put(f"templates-{number}", {"template": hashes})
-    return hashes, templates
+    bounds, content = bytes_of(templates)
+    scratch.put(f"texts-{number}", {"byte": content}, bounds)
+    return hashes
 
 
-def _families(surveyed: Sequence[tuple[_Hashes, pa.Array]], secret: _Hashes) -> Families:
-    """Return the families of all keys."""
-    if not surveyed:
-        return Families.of_templates(np.empty(0, np.uint64), pa.array([], pa.large_string()), secret)
-    number, hashes = pd.factorize(np.concatenate([hashes for hashes, _ in surveyed]))
+def _families(scratch: Scratch, workers: Workers, surveyed: Sequence[_Hashes], secret: _Hashes) -> Families:
+    """Return the families of all keys. Of templates that many parts have, one gives the text."""
+    number, hashes = pd.factorize(np.concatenate(surveyed))
     first = np.empty(len(hashes), np.int64)
     first[number[::-1]] = np.arange(len(number))[::-1]
-    templates = pa.concat_arrays([templates for _, templates in surveyed]).take(pa.array(first))
-    return Families.of_templates(hashes, templates, secret)
+    starts = np.cumsum([0, *map(len, surveyed)])
+    by_part = np.split(first, np.searchsorted(first, starts[1:-1]))  # they are in order
+    wanted = [(part, places - start) for part, (places, start) in enumerate(zip(by_part, starts, strict=False)) if len(places)]
+    texts = workers.map("reading the keys", partial(_texts, scratch), wanted)
+    return Families.of_templates(hashes, pa.concat_arrays([pa.array([], pa.large_string()), *texts]), secret)
+
+
+def _texts(scratch: Scratch, item: tuple[int, _Ints]) -> pa.Array:
+    """Return the texts of some templates of a part."""
+    part, places = item
+    columns, bounds = scratch.whole(f"texts-{part}")
+    return texts_of(bounds, columns["byte"]).take(pa.array(places))
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,21 @@ class Scratch:
         """Return one piece of what is under a name."""
         return self.gather([name], piece)[0]
 
+    def whole(self, name: str) -> tuple[dict[str, npt.NDArray[Any]], _Ints]:
+        """Return all pieces of what is under a name as one, and their bounds."""
+        if self.folder is None:
+            columns, bounds = self._held[name]
+            return dict(columns), bounds
+        with (self.folder / name).open("rb") as file:
+            index = _index_of(file)
+            bounds = np.array(index["bounds"])
+            taken = {}
+            for column, (kind, at) in index["columns"].items():
+                taken[column] = np.empty(bounds[-1], np.dtype(kind))
+                file.seek(at)
+                _fill(file, taken[column].data.cast("B"))
+        return taken, bounds
+
     def gather(self, names: Sequence[str], piece: int) -> tuple[dict[str, npt.NDArray[Any]], list[int]]:
         """Return one piece of what is under each of the names, one after the other, and the bounds of each.
 
