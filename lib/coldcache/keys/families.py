@@ -3,7 +3,7 @@ r"""Key families: the template a person recognises behind many keys, such as ``p
 Two stages. A token that is an identifier by its looks becomes ``*``; then keys are grouped by
 their separators and first token, and a position with more than 30 distinct tokens becomes ``*``
 too. Measured on 5 M keys: exactly the 11 true families (``benchmarks/families.py``). The work on
-bytes is :mod:`coldcache.keys.families_kernel`'s.
+bytes is :mod:`coldcache.keys.tokens`'s.
 
 What tells an identifier: UUID, also inside a longer token; 8 hex digits and more, one of them a
 digit, so that ``deadbeef`` and ``facade`` stay words (MD5, SHA, ObjectId, hidden keys); ULID;
@@ -44,15 +44,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from coldcache.keys import families_kernel as kernel
+from coldcache.keys import tokens as cut
 from coldcache.sources.monitor import escape
 
 VARIABLE = "*"
 VERSIONS = ("v*", "V*")
-_JAVA_PREFIX = kernel.JAVA_PREFIX.decode()
+_JAVA_PREFIX = cut.JAVA_PREFIX.decode()
 _JAVA_STRING = b"\xac\xed\x00\x05t"  # the prefix but for the length's higher byte
 _PRINTED_BYTE = re.compile(r"\\(?:x[0-9a-f]{2}|.)")
-_SEPARATING = re.escape(kernel.SEPARATORS.decode())
+_SEPARATING = re.escape(cut.SEPARATORS.decode())
 #: Splits a family's template: tokens at even places, separators at odd ones.
 SEPARATORS = re.compile(rf"(\A{re.escape(_JAVA_PREFIX)}\.|[{_SEPARATING}])")
 
@@ -169,13 +169,7 @@ def looks_of(keys: pa.Array, secret: _Hashes) -> Looks:
     secret : two uint64
         Key of the hashes. The same keys give the same hashes wherever it is the same.
     """
-    data, bounds = _bytes_of(keys.cast(pa.large_string()))
-    longest = int(np.diff(bounds).max(initial=0))
-    tokens = kernel.Tokens(*(np.empty(longest + 2, kind) for kind in (np.int64, np.int64, np.uint8, np.int64)))
-    text = np.empty(2 * longest + 2 + len(_JAVA_PREFIX), np.uint8)
-    looks = Looks(*(np.empty(len(keys), np.uint64) for _ in range(3)))
-    kernel.look_up(data, bounds, secret, tokens, text, looks.key, looks.template, looks.ids)
-    return looks
+    return Looks(*cut.look_up(*_bytes_of(keys.cast(pa.large_string())), secret))
 
 
 def templates_of(keys: pa.Array, looks: Looks) -> tuple[_Ints, _Hashes, pa.Array]:
@@ -223,9 +217,8 @@ class Families:
         text = _Tokenised.of(templates.take(pa.array(order)).cast(pa.large_string()))
         written = _written_for_many(text)
         families = text.rendered(written).dictionary_encode()
-        further = np.empty(len(order), np.uint64)
-        only_further = np.where(text.tokens.look == kernel.IDENTIFIER, kernel.LITERAL, written).astype(np.uint8)
-        kernel.ids_at_stars(text.data, text.tokens, only_further, secret, further)
+        only_further = np.where(text.tokens.look == cut.IDENTIFIER, cut.LITERAL, written).astype(np.uint8)
+        further = cut.ids_at_stars(text.data, text.tokens, only_further, secret)
         sorted_hashes = np.argsort(hashes[order])
         return cls(
             tuple(families.dictionary.to_pylist()), hashes[order][sorted_hashes],
@@ -278,20 +271,15 @@ def _distinct_texts(texts: pa.Array) -> pa.Array:
 
     `pyarrow.compute.unique` does the same with copies of them all: 0.8 GB for 5 M keys, against 0.1 GB measured.
     """
-    rows = np.empty(len(texts), np.int64)
-    slots = np.full(1 << (2 * len(texts)).bit_length(), -1, np.int32)
-    count = kernel.first_rows(*_bytes_of(texts), slots, np.frombuffer(secrets.token_bytes(16), np.uint64), rows)
-    return texts if count == len(texts) else texts.take(pa.array(rows[:count]))
+    rows = cut.first_rows(*_bytes_of(texts))
+    return texts if len(rows) == len(texts) else texts.take(pa.array(rows))
 
 
 def _bytes_of(texts: pa.Array) -> tuple[_Bytes, _Ints]:
     """Return the bytes of all texts, and the bounds of each among them."""
     _, offsets, content = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    data = np.frombuffer(content or b"", np.uint8)
-    for array in (data, bounds):
-        array.setflags(write=False)  # or numba compiles once more, for arrays that are not
-    return data, bounds
+    return np.frombuffer(content or b"", np.uint8), bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,37 +287,24 @@ class _Tokenised:
     """The bytes of many texts and their tokens."""
 
     data: _Bytes
-    tokens: kernel.Tokens
+    tokens: cut.Tokens
 
     @classmethod
     def of(cls, texts: pa.Array) -> _Tokenised:
         data, bounds = _bytes_of(texts)
-        most = int(bounds[-1] - bounds[0]) + len(texts)  # room that is not used takes no memory
-        tokens = kernel.Tokens(
-            start=np.empty(most, np.int64),
-            end=np.empty(most, np.int64),
-            look=np.empty(most, np.uint8),
-            first=np.empty(len(bounds), np.int64),
-        )
-        kernel.tokenise(data, bounds, tokens)
-        count = tokens.first[-1]
-        return cls(data, kernel.Tokens(tokens.start[:count], tokens.end[:count], tokens.look[:count], tokens.first))
+        return cls(data, cut.tokenise(data, bounds))
 
     def rendered(self, written: _Bytes) -> pa.Array:
-        """Return the texts with `written` of each token, see :func:`coldcache.keys.families_kernel.render`."""
-        bounds = np.empty(len(self.tokens.first), np.int64)
-        count = len(self.tokens.start)
-        most = int(self.tokens.end[-1] - self.tokens.start[0]) + count if count else 0
-        out = np.empty(most, np.uint8)
-        kernel.render(self.data, self.tokens, written, out, bounds)
+        """Return the texts with `written` of each token, see :func:`coldcache.keys.tokens.render`."""
+        out, bounds = cut.render(self.data, self.tokens, written)
         return pa.Array.from_buffers(pa.large_string(), len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(out)])
 
 
 def _stars_for_identifiers(keys: pa.Array) -> pa.Array:
     """Return the keys with a star for each token that is an identifier by its looks."""
     text = _Tokenised.of(keys.cast(pa.large_string()))
-    is_identifier = text.tokens.look == kernel.IDENTIFIER
-    return text.rendered(np.where(is_identifier, kernel.STAR, kernel.LITERAL).astype(np.uint8))
+    is_identifier = text.tokens.look == cut.IDENTIFIER
+    return text.rendered(np.where(is_identifier, cut.STAR, cut.LITERAL).astype(np.uint8))
 
 
 def _written_for_many(text: _Tokenised) -> _Bytes:
@@ -338,15 +313,14 @@ def _written_for_many(text: _Tokenised) -> _Bytes:
     counts = np.diff(tokens.first)
     rows = np.repeat(np.arange(len(counts)), counts)
     places = (np.arange(len(rows)) - tokens.first[rows]).astype(np.uint64) * _PLACE
-    words, leads, shapes = np.empty(len(rows), np.uint64), np.empty(len(counts), np.int64), np.empty(len(counts), np.uint64)
-    kernel.describe(text.data, tokens, words, leads, shapes)
+    words, leads, shapes = cut.describe(text.data, tokens)
 
-    written = np.where(tokens.look == kernel.IDENTIFIER, kernel.STAR, kernel.LITERAL).astype(np.uint8)
+    written = np.where(tokens.look == cut.IDENTIFIER, cut.STAR, cut.LITERAL).astype(np.uint8)
     written = _starred(written, tokens.look, words, within=(shapes * _PLACE + words[leads])[rows] + places)
     many = _many_leads(text, written, rows, words, leads, shapes)
     if many.any():
-        written[leads[many]] = kernel.STAR
-        inside = (written[leads] == kernel.STAR)[rows]  # with those that were stars already: they are one group now
+        written[leads[many]] = cut.STAR
+        inside = (written[leads] == cut.STAR)[rows]  # with those that were stars already: they are one group now
         slots = shapes[rows[inside]] + places[inside]
         written[inside] = _starred(written[inside], tokens.look[inside], words[inside], within=slots)
     return written
@@ -355,20 +329,20 @@ def _written_for_many(text: _Tokenised) -> _Bytes:
 def _starred(written: _Bytes, look: _Bytes, words: _Hashes, *, within: _Hashes) -> _Bytes:
     """Return `written` with stars where too many different words, or versions, stand `within` the same position."""
     written = written.copy()
-    version = (look == kernel.VERSION) & (written != kernel.STAR)
-    written[version] = np.where(_distinct(within[version], words[version]) > _MOST_LITERALS, kernel.VERSION_STAR, kernel.LITERAL)
-    seen = np.where(written == kernel.LITERAL, words, written)
-    return np.where(_distinct(within, seen) > _MOST_LITERALS, np.uint8(kernel.STAR), written)
+    version = (look == cut.VERSION) & (written != cut.STAR)
+    written[version] = np.where(_distinct(within[version], words[version]) > _MOST_LITERALS, cut.VERSION_STAR, cut.LITERAL)
+    seen = np.where(written == cut.LITERAL, words, written)
+    return np.where(_distinct(within, seen) > _MOST_LITERALS, np.uint8(cut.STAR), written)
 
 
 def _many_leads(text: _Tokenised, written: _Bytes, rows: _Ints, words: _Hashes, leads: _Ints, shapes: _Hashes) -> _Bools:
     """Tell templates whose first token is an identifier, for so many others stand in its place."""
     names = words[leads]
     others = written.copy()
-    others[leads] = kernel.STAR
+    others[leads] = cut.STAR
     rests = text.rendered(others).dictionary_encode().indices.to_numpy()
-    others[leads] = kernel.LITERAL
-    varied = np.bincount(rows[others != kernel.LITERAL], minlength=len(leads)) > 0
+    others[leads] = cut.LITERAL
+    varied = np.bincount(rows[others != cut.LITERAL], minlength=len(leads)) > 0
     many = _distinct(rests, names) > np.where(varied, _MOST_NAMESPACES, _MOST_LITERALS)
     plain = ~varied & ~many
     many[plain] = _distinct(shapes[plain], names[plain]) > _MOST_NAMESPACES

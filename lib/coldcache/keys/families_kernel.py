@@ -4,28 +4,23 @@ A key is bytes of UTF-8 between two bounds of one long array. Its tokens stand b
 a UUID, a negative number and a base64url text are one token each, whatever separators they hold,
 and always an identifier. A printed Java prefix at the start stands for a separator, too.
 
-Nothing here allocates: the caller gives the arrays. See :mod:`coldcache.keys.families` for what
-the looks are for.
+Everything is an address or a number, and nothing allocates: see :func:`coldcache.sources.arrays.compiled`, and
+:mod:`coldcache.keys.tokens` for what Python calls. Where an address is said to be of `bounds`, bytes begin and end
+there, counted from the address of `data`; one more stands there than there are rows.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
-from coldcache.sources.log_kernel import siphash
-
-# What stands before a string that Java serialised, as Redis prints it; the string's length follows (Object
-# Serialization Stream Protocol: STREAM_MAGIC, STREAM_VERSION, TC_STRING, two bytes of length, the higher one mostly 0).
-JAVA_PREFIX = rb"\xac\xed\x00\x05t\x00"
-SEPARATORS = b":/_.?&=|-{} "
-
-# What a token looks like. An infix is a framework's version number before all else, the 1 of Django's `:1:img`.
-WORD, IDENTIFIER, VERSION, INFIX = range(4)
-# What is written of a token: itself, a star, or its first letter and a star.
-LITERAL, STAR, VERSION_STAR = range(3)
+from coldcache.keys.tokens import IDENTIFIER, INFIX, JAVA_PREFIX, LITERAL, SEPARATORS, STAR, VERSION, VERSION_STAR, WORD
+from coldcache.payload_kernel import eight_bytes
+from coldcache.sources.log_kernel import int32s, int64s, last_bytes, siphash, uint8s, uint64s
 
 _JAVA = np.frombuffer(JAVA_PREFIX, np.uint8)
 _ZERO, _BACKSLASH, _COLON, _DASH, _DOT, _EQUALS, _STAR, _UNDERSCORE, _LOWER_V, _UPPER_V, _LOWER_X = b"0\\:-.=*_vVx"
@@ -46,7 +41,7 @@ _BASE64 = _DIGIT | _LOWERS | _UPPERS | _PLUS
 
 
 def _kinds_of_bytes() -> np.ndarray:
-    table = np.full(256, _OTHER, np.int64)
+    table = np.full(256, _OTHER, np.uint16)
     for characters, kind in (
         (b"0123456789", _DIGIT),
         (b"abcdef", _HEX_LOWER),
@@ -63,28 +58,22 @@ def _kinds_of_bytes() -> np.ndarray:
 
 
 _KIND = _kinds_of_bytes()
+# Separators have numbers from 1 on, in four bits; what stands behind Java's prefix has one of its own.
+_SEPARATOR_NUMBER = np.array([SEPARATORS.find(byte) + 1 for byte in range(256)], np.uint8)
+_JAVA_NUMBER = len(SEPARATORS) + 1
 
 
-class Tokens(NamedTuple):
-    """The tokens of many keys, one after the other."""
-
-    start: np.ndarray  # int64, in the array of bytes
-    end: np.ndarray  # int64
-    look: np.ndarray  # uint8
-    first: np.ndarray  # int64, one more than there are keys: where the tokens of each begin
-
-
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _is_soft(c: int) -> bool:
     return c in (_DASH, _UNDERSCORE)
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _is_hard(c: int) -> bool:
     return _KIND[c] == _SEPARATOR and not _is_soft(c)
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _kinds(data: Any, start: int, end: int) -> int:
     """Return the kinds of all bytes of a stretch."""
     kinds = 0
@@ -93,17 +82,17 @@ def _kinds(data: Any, start: int, end: int) -> int:
     return kinds
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _is_hex(kinds: int, size: int) -> bool:
     return size >= _LEAST_HEX and kinds & _DIGIT != 0 and kinds & ~_HEX == 0
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _may_be_base64(kinds: int, size: int) -> bool:
     return size >= _LEAST_BASE64 and kinds & _LOWERS != 0 and kinds & _UPPERS != 0 and kinds & ~(_BASE64 | _SEPARATOR) == 0
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _is_random(data: Any, start: int, end: int) -> bool:
     """Tell base64 from words in camel case and words that dashes join: random text changes its kind often.
 
@@ -123,7 +112,7 @@ def _is_random(data: Any, start: int, end: int) -> bool:
     return _may_be_base64(kinds, size) and kinds & _DIGIT != 0 and ((back and 5 * changes >= size) or 4 * changes >= size)
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _stands_beside(data: Any, start: int, end: int) -> bool:
     """Tell a piece that stands beside base64url rather than in it: a word, or an identifier of its own."""
     size = end - start
@@ -136,7 +125,7 @@ def _stands_beside(data: Any, start: int, end: int) -> bool:
     return size >= _WORD_LETTERS and (not kinds & _UPPERS or not kinds & _LOWERS or capital)
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _base64url(data: Any, run: int, run_end: int, end: int, kinds: int) -> tuple[int, int]:
     """Return where base64url begins and ends among pieces that dashes and underscores join; -1 where there is none.
 
@@ -167,7 +156,7 @@ def _base64url(data: Any, run: int, run_end: int, end: int, kinds: int) -> tuple
     return start, stop + padding if stop == run_end else stop
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _java_end(data: Any, at: int, end: int) -> int:
     """Return where Java's prefix and the printed length behind it end; `at` where there is none."""
     p = at + len(_JAVA)
@@ -182,7 +171,7 @@ def _java_end(data: Any, at: int, end: int) -> int:
     return p + size if p + size <= end else at
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _is_uuid(data: Any, start: int, dash: int, end: int) -> bool:
     """Tell whether a UUID has its first dash here; the token may be longer than the UUID."""
     if dash - start < 8 or dash + _BEHIND_DASH > end:
@@ -197,7 +186,7 @@ def _is_uuid(data: Any, start: int, dash: int, end: int) -> bool:
     return True
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _is_negative(data: Any, run: int, dash: int, end: int) -> bool:
     """Tell whether a dash is the sign of a whole token of digits."""
     if dash > run and data[dash - 1] != _UNDERSCORE:
@@ -208,7 +197,7 @@ def _is_negative(data: Any, run: int, dash: int, end: int) -> bool:
     return p > dash + 1 and (p == end or _KIND[data[p]] == _SEPARATOR)
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _look(data: Any, start: int, end: int, kinds: int) -> int:
     """Return what a token looks like, of these kinds of bytes."""
     size = end - start
@@ -228,7 +217,7 @@ def _look(data: Any, start: int, end: int, kinds: int) -> int:
     return WORD
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _add(data: Any, starts: Any, ends: Any, looks: Any, count: int, start: int, end: int, kinds: int) -> int:
     starts[count] = start
     ends[count] = end
@@ -236,7 +225,7 @@ def _add(data: Any, starts: Any, ends: Any, looks: Any, count: int, start: int, 
     return count + 1
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _cut_run(
     data: Any, run: int, run_end: int, base64_start: int, base64_end: int, starts: Any, ends: Any, looks: Any, count: int
 ) -> int:
@@ -268,7 +257,7 @@ def _cut_run(
         kinds = 0
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _tokenise_one(data: Any, at: int, end: int, starts: Any, ends: Any, looks: Any, count: int) -> int:
     run = _java_end(data, at, end)
     first = count
@@ -299,113 +288,175 @@ def _tokenise_one(data: Any, at: int, end: int, starts: Any, ends: Any, looks: A
     return count
 
 
-@njit(nogil=True, cache=True)
-def tokenise(data: Any, bounds: Any, tokens: Tokens) -> None:
-    """Fill in the tokens of all keys. Each separator byte, and each key, makes one more at most."""
-    starts, ends, looks, first = tokens.start, tokens.end, tokens.look, tokens.first
-    first[0] = 0
-    for row in range(len(bounds) - 1):
-        first[row + 1] = _tokenise_one(data, bounds[row], bounds[row + 1], starts, ends, looks, first[row])
+def tokenise(data: int, bounds: int, rows: int, starts: int, ends: int, looks: int, first: int) -> int:
+    """Write the tokens of all keys; return how many. Each separator byte, and each key, makes one more at most.
+
+    Parameters
+    ----------
+    data, bounds, rows : int
+        Addresses of the keys' bytes and of where each begins, and how many there are.
+    starts, ends, looks, first : int
+        Addresses of room for :class:`coldcache.keys.tokens.Tokens`.
+    """
+    at, out = int64s(bounds), int64s(first)
+    out[0] = 0
+    for row in range(rows):
+        out[row + 1] = _tokenise_one(uint8s(data), at[row], at[row + 1], int64s(starts), int64s(ends), uint8s(looks), out[row])
+    return out[rows]
 
 
-@njit(nogil=True, cache=True)
-def render(data: Any, tokens: Tokens, written: Any, out: Any, out_bounds: Any) -> None:
-    """Write every key with `written` of each token: `LITERAL`, `STAR`, `VERSION_STAR`.
+def render(
+    data: int, starts: int, ends: int, first: int, rows: int, written: int, out_at: int, out_bounds: int
+) -> int:  # fmt: skip
+    """Write every key with `written` of each token; return how many bytes that takes.
 
     A key grows by a byte for each token at most. The length behind Java's prefix becomes a point.
+
+    Parameters
+    ----------
+    data : int
+        Address of the keys' bytes.
+    starts, ends, first, rows : int
+        Addresses of their tokens, and how many keys there are.
+    written : int
+        Address of a byte for each token: ``LITERAL``, ``STAR`` or ``VERSION_STAR``.
+    out_at, out_bounds : int
+        Addresses of room for the texts and for where they begin and end.
     """
+    text, start_of, end_of, first_of, how = uint8s(data), int64s(starts), int64s(ends), int64s(first), uint8s(written)
+    out, bounds = uint8s(out_at), int64s(out_bounds)
     p = 0
-    for row in range(len(tokens.first) - 1):
-        out_bounds[row] = p
-        for token in range(tokens.first[row], tokens.first[row + 1]):
-            start, end = tokens.start[token], tokens.end[token]
-            if token > tokens.first[row]:
-                separator = tokens.end[token - 1]
+    for row in range(rows):
+        bounds[row] = p
+        for token in range(first_of[row], first_of[row + 1]):
+            start, end = start_of[token], end_of[token]
+            if token > first_of[row]:
+                separator = end_of[token - 1]
                 if start - separator > 1:
                     for j in range(len(_JAVA)):
                         out[p + j] = _JAVA[j]
                     p += len(_JAVA)
                     out[p] = _DOT
                 else:
-                    out[p] = data[separator]
+                    out[p] = text[separator]
                 p += 1
-            if written[token] == VERSION_STAR:
+            if how[token] == VERSION_STAR:
                 end = start + 1
-            elif written[token] == STAR:
+            elif how[token] == STAR:
                 end = start
             for j in range(start, end):
-                out[p] = data[j]
+                out[p] = text[j]
                 p += 1
-            if written[token] != LITERAL:
+            if how[token] != LITERAL:
                 out[p] = _STAR
                 p += 1
-    out_bounds[len(tokens.first) - 1] = p
+    bounds[rows] = p
+    return p
 
 
-@njit(nogil=True, cache=True)
-def _template_hash(data: Any, starts: Any, ends: Any, looks: Any, count: int, text: Any, k0: Any, k1: Any) -> Any:
-    """Return the hash of a key with a star for each identifier, written to `text` as :func:`render` would."""
-    p = 0
+@intrinsic  # type: ignore[untyped-decorator]
+def _folded_product(_typing: Any, a: Any, b: Any) -> Any:
+    """Return the two halves of a product of 128 bits, exclusive or: every bit of either factor moves about half of them."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        wide, narrow = ir.IntType(128), ir.IntType(64)
+        product = builder.mul(*(builder.zext(argument, wide) for argument in arguments))
+        return builder.xor(builder.trunc(product, narrow), builder.trunc(builder.lshr(product, wide(64)), narrow))
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
+@njit(error_model="numpy")
+def _template_hash(data_at: int, starts: Any, ends: Any, looks: Any, count: int, k0: Any, k1: Any) -> Any:
+    """Return a hash of a key with a star for each identifier: equal for what :func:`render` writes alike.
+
+    Eight bytes at a time are multiplied by a secret number (as in wyhash, Wang Yi 2019): by one where more of the token
+    follow; by the other its last ones, fewer than eight, with their number and the separator before the token in their
+    highest byte. So what is hashed tells where each token ends.
+    """
+    data = uint8s(data_at)
+    h = k0
     for token in range(count):
         start, end = starts[token], ends[token]
-        if token:
+        before = np.int64(0)
+        if token > 0:
             separator = ends[token - 1]
-            if start - separator > 1:
-                for j in range(len(_JAVA)):
-                    text[p + j] = _JAVA[j]
-                p += len(_JAVA)
-                text[p] = _DOT
-            else:
-                text[p] = data[separator]
-            p += 1
+            before = np.int64(_JAVA_NUMBER if start - separator > 1 else _SEPARATOR_NUMBER[data[separator]])
         if looks[token] == IDENTIFIER:
-            text[p] = _STAR
-            p += 1
-        else:
-            for j in range(start, end):
-                text[p] = data[j]
-                p += 1
-    return siphash(text, 0, p, k0, k1)
+            h = _folded_product(h ^ (np.uint64(before << 4 | 8) << np.uint64(56)), k1)
+            continue
+        while end - start >= 8:
+            h = _folded_product(h ^ eight_bytes(data_at, start), k0)
+            start += 8
+        size = end - start
+        h = _folded_product(h ^ last_bytes(data_at, end, size) ^ (np.uint64(before << 4 | size) << np.uint64(56)), k1)
+    return h
 
 
-@njit(nogil=True, cache=True)
-def look_up(data: Any, bounds: Any, secret: Any, tokens: Tokens, text: Any, key: Any, template: Any, ids: Any) -> None:
-    """Fill in the hash of each key, of its template and of its identifiers.
+def look_up(
+    data_at: int, bounds_at: int, rows: int, secret_at: int, starts_at: int, ends_at: int, looks_at: int,
+    key_at: int, template_at: int, ids_at: int,
+) -> int:  # fmt: skip
+    """Write the hash of each key, of its template and of its identifiers; return how many there are.
 
     The template has a star for each token that is an identifier by its looks. `ids` is the hash of these
     tokens in their order, 0 where there is none: two names of one thing have the same.
 
-    `secret` : two uint64, so that no keys can be made that share a hash.
-    `tokens`, `text` : room for the longest key and its template.
+    Parameters
+    ----------
+    data_at, bounds_at, rows : int
+        Addresses of the keys' bytes and of where each begins, and how many there are.
+    secret_at : int
+        Address of two uint64, so that no keys can be made that share a hash.
+    starts_at, ends_at, looks_at : int
+        Addresses of room for the tokens of the longest key.
+    key_at, template_at, ids_at : int
+        Addresses of room for the hashes, uint64.
     """
-    # Arrays go into functions one by one: a named tuple of them counts references at each call.
-    starts, ends, looks = tokens.start, tokens.end, tokens.look
-    k0, k1 = secret[0], secret[1]
-    for row in range(len(bounds) - 1):
+    data, bounds, k0, k1 = uint8s(data_at), int64s(bounds_at), uint64s(secret_at)[0], uint64s(secret_at)[1]
+    starts, ends, looks = int64s(starts_at), int64s(ends_at), uint8s(looks_at)
+    # Factors: of any secret, about half of their bits are set.
+    factor, last_factor = siphash(data_at, 0, 0, k0, k1) | np.uint64(1), siphash(data_at, 0, 0, k1, ~k0) | np.uint64(1)
+    for row in range(rows):
         at, end = bounds[row], bounds[row + 1]
-        key[row] = siphash(data, at, end - at, k0, k1)
+        uint64s(key_at)[row] = siphash(data_at, at, end - at, k0, k1)
         count = _tokenise_one(data, at, end, starts, ends, looks, 0)
         named = np.uint64(0)
         for token in range(count):
             if looks[token] == IDENTIFIER:
-                named = (named ^ siphash(data, starts[token], ends[token] - starts[token], k0, k1)) * _FNV_PRIME
-        ids[row] = named
-        template[row] = _template_hash(data, starts, ends, looks, count, text, k0, k1)
+                named = (named ^ siphash(data_at, starts[token], ends[token] - starts[token], k0, k1)) * _FNV_PRIME
+        uint64s(ids_at)[row] = named
+        uint64s(template_at)[row] = _template_hash(data_at, starts, ends, looks, count, factor, last_factor)
+    return rows
 
 
-@njit(nogil=True, cache=True)
-def ids_at_stars(data: Any, tokens: Tokens, written: Any, secret: Any, ids: Any) -> None:
-    """Fill in the hash of the tokens of each key that are `written` as stars; of a version, what stands behind its letter."""
-    for row in range(len(tokens.first) - 1):
+def ids_at_stars(data: int, starts: int, ends: int, first: int, rows: int, written: int, secret: int, ids: int) -> int:
+    """Write the hash of the tokens of each key that are stars; return how many keys there are.
+
+    Of a version, it is of what stands behind its letter.
+
+    Parameters
+    ----------
+    data, starts, ends, first, rows, written : int
+        As of :func:`render`.
+    secret : int
+        Address of two uint64.
+    ids : int
+        Address of room for the hashes, uint64.
+    """
+    start_of, end_of, first_of, how = int64s(starts), int64s(ends), int64s(first), uint8s(written)
+    k0, k1 = uint64s(secret)[0], uint64s(secret)[1]
+    for row in range(rows):
         named = np.uint64(0)
-        for token in range(tokens.first[row], tokens.first[row + 1]):
-            if written[token] != LITERAL:
-                start = tokens.start[token] + (written[token] == VERSION_STAR)
-                named = (named ^ siphash(data, start, tokens.end[token] - start, secret[0], secret[1])) * _FNV_PRIME
-        ids[row] = named
+        for token in range(first_of[row], first_of[row + 1]):
+            if how[token] != LITERAL:
+                start = start_of[token] + (how[token] == VERSION_STAR)
+                named = (named ^ siphash(data, start, end_of[token] - start, k0, k1)) * _FNV_PRIME
+        uint64s(ids)[row] = named
+    return rows
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _hashed(data: Any, start: int, end: int, h: Any) -> Any:
     """FNV-1a of a stretch, going on from `h`."""
     for p in range(start, end):
@@ -413,39 +464,57 @@ def _hashed(data: Any, start: int, end: int, h: Any) -> Any:
     return h
 
 
-@njit(nogil=True, cache=True)
-def describe(data: Any, tokens: Tokens, words: Any, leads: Any, shapes: Any) -> None:
-    """Fill in the hash of each token, the token that leads each key, and the hash of its separators and of that place.
+def describe(
+    data: int, starts: int, ends: int, looks: int, first: int, rows: int, words: int, leads: int, shapes: int
+) -> int:  # fmt: skip
+    """Write the hash of each token, the token that leads each key, and the hash of its separators and of that place.
 
     The lead is the first token that says something: not the empty one of `{user:*}`, nor a version.
+
+    Parameters
+    ----------
+    data, starts, ends, looks, first, rows : int
+        Addresses of the keys' bytes and of their tokens, and how many keys there are.
+    words, leads, shapes : int
+        Addresses of room: uint64, one a token; int64 and uint64, one a key.
     """
-    for row in range(len(tokens.first) - 1):
-        first, last = tokens.first[row], tokens.first[row + 1] - 1
-        leads[row] = first
-        shape, led = _FNV_START, False
-        for token in range(first, last + 1):
-            start, end = tokens.start[token], tokens.end[token]
-            words[token] = _hashed(data, start, end, _FNV_START)
-            if not led and end > start and tokens.look[token] <= IDENTIFIER:
+    text, start_of, end_of, look_of, first_of = uint8s(data), int64s(starts), int64s(ends), uint8s(looks), int64s(first)
+    for row in range(rows):
+        begin, last = first_of[row], first_of[row + 1] - 1
+        lead, shape, led = begin, _FNV_START, False
+        for token in range(begin, last + 1):
+            start, end = start_of[token], end_of[token]
+            uint64s(words)[token] = _hashed(text, start, end, _FNV_START)
+            if not led and end > start and look_of[token] <= IDENTIFIER:
                 led = True
-                leads[row] = token
+                lead = token
             if token < last:
-                shape = _hashed(data, end, tokens.start[token + 1], shape)
-        shapes[row] = (shape ^ np.uint64(leads[row] - first)) * _FNV_PRIME
+                shape = _hashed(text, end, start_of[token + 1], shape)
+        int64s(leads)[row] = lead
+        uint64s(shapes)[row] = (shape ^ np.uint64(lead - begin)) * _FNV_PRIME
+    return rows
 
 
-@njit(nogil=True, cache=True)
-def first_rows(data: Any, bounds: Any, slots: Any, secret: Any, rows: Any) -> int:
-    """Fill `rows` with where each different text first stands; return how many there are.
+def first_rows(data_at: int, bounds_at: int, rows: int, slots_at: int, mask: int, secret: int, out_at: int) -> int:
+    """Write where each different text first stands; return how many there are.
 
-    `slots` : a power of two of them, more than there are texts; all -1.
-    `secret` : two random uint64, so that no keys can be made that share a slot and take forever.
+    Parameters
+    ----------
+    data_at, bounds_at, rows : int
+        Addresses of the texts' bytes and of where each begins, and how many there are.
+    slots_at, mask : int
+        Address of a power of two of int32, more than there are texts, all -1; and that power less one.
+    secret : int
+        Address of two random uint64, so that no keys can be made that share a slot and take forever.
+    out_at : int
+        Address of room for the rows, int64.
     """
-    mask = len(slots) - 1
+    data, bounds, slots, out = uint8s(data_at), int64s(bounds_at), int32s(slots_at), int64s(out_at)
+    k0, k1 = uint64s(secret)[0], uint64s(secret)[1]
     count = 0
-    for row in range(len(bounds) - 1):
+    for row in range(rows):
         at, size = bounds[row], bounds[row + 1] - bounds[row]
-        slot = np.int64(siphash(data, at, size, secret[0], secret[1]) & np.uint64(mask))
+        slot = np.int64(siphash(data_at, at, size, k0, k1)) & mask
         while slots[slot] >= 0:
             other = bounds[slots[slot]]
             same = 0 if bounds[slots[slot] + 1] - other == size else -1
@@ -456,6 +525,13 @@ def first_rows(data: Any, bounds: Any, slots: Any, secret: Any, rows: Any) -> in
             slot = (slot + 1) & mask
         if slots[slot] < 0:
             slots[slot] = row
-            rows[count] = row
+            out[count] = row
             count += 1
     return count
+
+
+# What Python calls, and how many integers it gives.
+ENTRIES = {
+    "tokenise": (tokenise, 7), "render": (render, 8), "look_up": (look_up, 10), "ids_at_stars": (ids_at_stars, 8),
+    "describe": (describe, 9), "first_rows": (first_rows, 7),
+}  # fmt: skip

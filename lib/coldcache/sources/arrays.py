@@ -66,6 +66,16 @@ def address(array: npt.NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def place(array: npt.NDArray[Any], kind: npt.DTypeLike, count: int = 0) -> int:
+    """Return where an array begins, for compiled code, which takes on trust what is here made sure of.
+
+    It is of this type, without gaps, and has `count` elements at least. It must stay alive meanwhile.
+    """
+    if array.dtype != kind or not (array.flags.c_contiguous and array.flags.aligned) or len(array) < count:
+        raise ValueError(f"an array of {count} {np.dtype(kind)} in one piece is needed, not {array.dtype} of shape {array.shape}")
+    return address(array)
+
+
 @cache
 def compiled(module: str, *beside: str) -> Mapping[str, Callable[..., int]]:
     """Return what a module's ``ENTRIES`` name, compiled: functions of so many integers that return one.

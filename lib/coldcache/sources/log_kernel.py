@@ -91,6 +91,18 @@ def int64s(_typing: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def uint64s(_typing: Any, address: Any) -> Any:
+    """Return what an address holds, as unsigned 64-bit integers to be indexed without any test."""
+    return types.CPointer(types.uint64)(types.int64), _as_pointer
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float64s(_typing: Any, address: Any) -> Any:
+    """Return what an address holds, as 64-bit floating-point numbers to be indexed without any test."""
+    return types.CPointer(types.float64)(types.int64), _as_pointer
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def uint8s(_typing: Any, address: Any) -> Any:
     """Return what an address holds, as bytes to be indexed without any test."""
     return types.CPointer(types.uint8)(types.int64), _as_pointer
@@ -221,13 +233,23 @@ def _siphash128_at(base: int, at: int, size: int, k0: Any, k1: Any) -> tuple[Any
     return first, v0 ^ v1 ^ v2 ^ v3
 
 
-@njit(nogil=True, cache=True)
-def siphash(buf: Any, at: int, size: int, k0: Any, k1: Any) -> Any:
-    """Return 64 bits of SipHash-1-3 of a stretch of an array of bytes."""
-    rest = _U(0)
-    for j in range(size & 7):
-        rest |= _U(buf[at + (size & ~7) + j]) << _U(8 * j)
-    v0, v1, v2, v3 = _sip(_INT(buf.ctypes.data), at, size, rest, k0, k1)
+@njit(inline="always")
+def last_bytes(base: int, end: int, size: int) -> Any:
+    """Return the bytes before `end`, fewer than eight, the others 0; nothing is read before `base` or behind `end`."""
+    if size == 0:
+        return _U(0)
+    if end >= 8:
+        return eight_bytes(base, end - 8) >> _U(64 - 8 * size)
+    word = _U(0)
+    for j in range(size):
+        word |= _U(byte_at(base, end - size + j)) << _U(8 * j)
+    return word
+
+
+@njit(error_model="numpy")
+def siphash(base: int, at: int, size: int, k0: Any, k1: Any) -> Any:
+    """Return 64 bits of SipHash-1-3 of a stretch of the bytes that begin at `base`; none behind it are read."""
+    v0, v1, v2, v3 = _sip(base, at, size, last_bytes(base, at + size, size & 7), k0, k1)
     return v0 ^ v1 ^ v2 ^ v3
 
 
