@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from coldcache.replay.pair_kernel import Pairs, pair
+from coldcache.replay.fills import Steps, pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,14 +57,12 @@ def test_writes_answer_the_reads_that_the_plain_rule_says(steps: list[tuple[int,
         return np.array([step[number] for step in steps], kind)
 
     stamps = np.cumsum(column(2, np.int64))
-    keys, epochs, is_write = column(0, np.int32), column(1, np.int32), column(3, np.bool_)
-    flags = [np.zeros(count, np.bool_) for _ in range(4)]
-    numbers = [np.full(count, -1, np.int64) for _ in range(3)]
-    pairs = Pairs(flags[0], flags[1], numbers[0], np.full(count, -1, np.int32), flags[2], flags[3], numbers[1], numbers[2])
-    pair(
-        np.arange(count), keys, keys * 2 + epochs, 4, 8, epochs, stamps, ~is_write, column(4, np.bool_) & ~is_write, is_write,
-        column(5, np.bool_), column(6, np.bool_), is_write, np.zeros(count, np.uint64), np.zeros(count, np.int64),
-        WINDOW_US, pairs,
+    keys, epochs, is_write = column(0, np.int64), column(1, np.int32), column(3, np.bool_)
+    pairs = pair(
+        Steps(
+            np.arange(count), keys, keys * 2 + epochs, epochs, stamps, ~is_write, column(4, np.bool_) & ~is_write, is_write,
+            column(5, np.bool_), column(6, np.bool_), is_write, np.zeros(count, np.uint64), np.zeros(count, np.int64),
+        ), keys=4, groups=8, window_us=WINDOW_US, no_ttl=-1,
     )  # fmt: skip
     reads = np.flatnonzero(~is_write)
     follows = pairs.follows[is_write]

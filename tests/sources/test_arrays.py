@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from coldcache.sources import arrays
 from coldcache.sources.log import kernel
@@ -30,6 +31,31 @@ def test_an_import_starts_without_a_compiler(tmp_path: Path):
     subprocess.run([*arguments[:2], code.replace("case", "first")], capture_output=True, check=True)  # compiles what is left
     run = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "0 []"
+
+
+def test_a_diagnosis_starts_without_a_compiler(tmp_path: Path):
+    # GIVEN a log of commands alone: its keys have families, its reads states and fills
+    log, case = tmp_path / "a.log", tmp_path / "case"
+    commands = (command for number in range(200) for command in (f'"GET" "user:{number}"', f'"SET" "user:{number}" "v"'))
+    log.write_text("".join(f"{1763800000 + at}.000000 [0 10.0.0.1:5000] {command}\n" for at, command in enumerate(commands)))
+    code = (
+        "import sys\nfrom coldcache.cli import run\n"
+        f"run(['diagnose', {str(case)!r}, '--json'])\n"
+        "print([name for name in ('numba', 'scipy') if name in sys.modules])"
+    )
+    subprocess.run([sys.executable, "-m", "coldcache", "import", "-q", str(log), "--out", str(case)], check=True)
+    arguments = [sys.executable, "-c", code]
+    subprocess.run(arguments, capture_output=True, check=True)  # compiles what is left
+    run = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_arrays_are_handed_over_only_as_compiled_code_takes_them():
+    column = np.arange(6)
+    assert arrays.place(column, np.int64, 6) == column.ctypes.data
+    for wrong, kind, count in ((column, np.int32, 6), (column, np.int64, 7), (column[::2], np.int64, 3)):
+        with pytest.raises(ValueError, match="is needed"):
+            arrays.place(wrong, kind, count)
 
 
 @pytest.fixture

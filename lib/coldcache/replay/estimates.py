@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from coldcache.replay import state_kernel as kernel
+from coldcache.replay import state_codes as codes
 from coldcache.replay.states import Reads
 from coldcache.replay.windows import Windows
 
@@ -91,18 +91,18 @@ def _chains(
     kind, hint, t_us = reads.kind[chosen], reads.hint[chosen], reads.t_us[chosen].astype(float)
     family = reads.family[chosen]
     fade = np.zeros(len(before))
-    fade[hint == kernel.BEFORE_DEADLINE] = 0.02
-    fade[hint == kernel.AFTER_DEADLINE] = 0.98
+    fade[hint == codes.BEFORE_DEADLINE] = 0.02
+    fade[hint == codes.AFTER_DEADLINE] = 0.98
     # A key that was there at the start ends within its family's time to live; any age of it is equally likely.
     ttl = ttl_us[family]
-    ageing = (kind == kernel.START) & (hint == kernel.NO_HINT) & np.isfinite(ttl)
+    ageing = (kind == codes.START) & (hint == codes.NO_HINT) & np.isfinite(ttl)
     began = _epoch_starts(windows)[reads.window[chosen]].astype(float)
     then = np.where(before >= 0, t_us[np.maximum(before, 0)], began)
     left, left_then = (np.clip(1 - (moment - began) / np.maximum(ttl, 1), 1e-4, 1) for moment in (t_us, then))
     fade = np.where(ageing, np.clip(1 - left / left_then, 0, 0.9999), fade)
-    estimated = ~ageing & (hint != kernel.BEFORE_DEADLINE) & (hint != kernel.AFTER_DEADLINE) & (kind != kernel.ABSENT)
+    estimated = ~ageing & (hint != codes.BEFORE_DEADLINE) & (hint != codes.AFTER_DEADLINE) & (kind != codes.ABSENT)
     # What is unknown at the start is unknown by `present`; it does not fade before its first read.
-    estimated &= (before >= 0) | (kind != kernel.START)
+    estimated &= (before >= 0) | (kind != codes.START)
     return _Chains(before, kind, fade, estimated, family, answered[chosen])
 
 
@@ -117,15 +117,13 @@ def _posterior(
 ) -> tuple[Floats, Floats]:
     """Return each read's chance of a hit and the counts by family; `tilt` shifts a family's log-odds of a key to be there."""
     state, share = scratch
-    stats = np.zeros((len(parameters.present), 8))
-    factor = np.exp(np.zeros(len(stats)) if tilt is None else tilt)
+    factor = np.exp(np.zeros(len(parameters.present)) if tilt is None else tilt)
     fade = np.where(chains.estimated, parameters.fade[chains.family], chains.fade)
     fade = fade / (fade + (1 - fade) * factor[chains.family])
     present = parameters.present * factor / (parameters.present * factor + 1 - parameters.present)
-    kernel.posterior(
-        chains.before, chains.kind, fade, chains.family, chains.answered, np.clip(present, 1e-12, 1 - 1e-12),
-        parameters.p_fill, parameters.p_rewrite, parameters.never, state, share, stats,
-    )  # fmt: skip
+    chained = codes.Chained(chains.before, chains.kind, fade, chains.family, chains.answered)
+    chances = codes.Chances(np.clip(present, 1e-12, 1 - 1e-12), parameters.p_fill, parameters.p_rewrite, parameters.never)
+    stats = codes.posterior(chained, chances, state, share)
     return state[:, 0], stats
 
 
@@ -140,7 +138,7 @@ def _estimate(
     def by_family(chosen: Bools) -> Floats:
         return np.bincount(reads.family[chosen], minlength=count).astype(float)
 
-    hits, misses = (told & (reads.seen == seen) for seen in (kernel.CERTAIN_HIT, kernel.CERTAIN_MISS))
+    hits, misses = (told & (reads.seen == seen) for seen in (codes.CERTAIN_HIT, codes.CERTAIN_MISS))
     filled, rewritten = by_family(misses & (answered == 1)), by_family(hits & (answered == 1))
     all_filled = float((filled.sum() + 4.5) / (misses.sum() + 5))
     all_rewritten = float((rewritten.sum() + 0.05) / (hits.sum() + 5))
@@ -238,7 +236,7 @@ def estimate(sample: Reads, windows: Windows, anchored: Bools, whole: Whole) -> 
     families = len(whole.unwritten)
     usual_us = usual_gap_us(sample)
     answered = answered_by(sample, windows, usual_us)
-    chosen = sample.seen != kernel.CERTAIN_HIT
+    chosen = sample.seen != codes.CERTAIN_HIT
     chains = _chains(sample, answered, windows, whole.ttl_us, chosen)
     scratch = (np.empty((len(chains.before), 3)), np.empty((len(chains.before), 3)))
     parameters = _estimate(sample, answered, chains, whole.unwritten, scratch, evicting=whole.evicting)
@@ -246,7 +244,7 @@ def estimate(sample: Reads, windows: Windows, anchored: Bools, whole: Whole) -> 
     if whole.open_hits is None:
         return model
     chance = _posterior(chains, parameters, scratch)[0].copy()
-    is_open = anchored[sample.window] & (sample.seen > kernel.CERTAIN_HIT)
+    is_open = anchored[sample.window] & (sample.seen > codes.CERTAIN_HIT)
     weights = np.where(is_open, sample.lookups.astype(float), 0.0)[chosen]
     sampled = _sums(chains.family, weights, families)
     scale = np.divide(whole.open_reads, sampled, out=np.ones(families), where=sampled > 0)
@@ -256,14 +254,14 @@ def estimate(sample: Reads, windows: Windows, anchored: Bools, whole: Whole) -> 
 
 def chances(reads: Reads, windows: Windows, model: Model) -> Floats:
     """Return each read's chance of a hit, 0 to 1, by the state of its key and by the model."""
-    p_hit = (reads.seen == kernel.CERTAIN_HIT).astype(float)
-    chosen = reads.seen != kernel.CERTAIN_HIT
-    if not (reads.seen > kernel.CERTAIN_HIT).any():
+    p_hit = (reads.seen == codes.CERTAIN_HIT).astype(float)
+    chosen = reads.seen != codes.CERTAIN_HIT
+    if not (reads.seen > codes.CERTAIN_HIT).any():
         return p_hit
     chains = _chains(reads, answered_by(reads, windows, model.usual_us), windows, model.ttl_us, chosen)
     scratch = (np.empty((len(chains.before), 3)), np.empty((len(chains.before), 3)))
     chance = _posterior(chains, model.parameters, scratch, model.tilt)[0]
-    p_hit[chosen] = np.where(reads.seen[chosen] == kernel.CERTAIN_MISS, 0.0, chance)
+    p_hit[chosen] = np.where(reads.seen[chosen] == codes.CERTAIN_MISS, 0.0, chance)
     return p_hit
 
 
@@ -275,7 +273,7 @@ def _family_targets(chains: _Chains, chance: Floats, weights: Floats, whole: Who
     """
     count = len(scale)
     found = scale * _sums(chains.family, weights * chance, count)
-    silent = scale * _sums(chains.family, weights * ((chains.answered != 1) & (chains.kind != kernel.ABSENT)), count)
+    silent = scale * _sums(chains.family, weights * ((chains.answered != 1) & (chains.kind != codes.ABSENT)), count)
     doubt = scale * _sums(chains.family, weights * chance * (1 - chance), count)
     doubt = doubt + np.where(whole.unwritten, 0.5, _NEVER_FILLED) * silent
     high = scale * _sums(chains.family, weights, count)

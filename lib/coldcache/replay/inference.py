@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from coldcache import schema
-from coldcache.replay import state_kernel as kernel
+from coldcache.replay import state_codes as codes
 from coldcache.replay.estimates import Model, Whole, answered_by, chances, estimate, projected
 from coldcache.replay.states import (
     SLACK_MS,
@@ -164,7 +164,7 @@ class _Cells:
         def table(chosen: Bools | slice) -> Floats:
             return _sums(cell[chosen], weights[chosen], windows * families).reshape(windows, families)
 
-        return cls(table(slice(None)), table(reads.seen == kernel.CERTAIN_HIT), table(reads.seen == kernel.CERTAIN_MISS))
+        return cls(table(slice(None)), table(reads.seen == codes.CERTAIN_HIT), table(reads.seen == codes.CERTAIN_MISS))
 
 
 def _sums(index: npt.NDArray[np.generic], weights: Floats, count: int) -> Floats:
@@ -183,7 +183,7 @@ class _Lives:
     @classmethod
     def of(cls, reads: Reads, life: npt.NDArray[np.int32]) -> _Lives:
         """Count a shard's; `life` : of each read."""
-        bounded = (reads.seen == kernel.AT_RISK) & (life >= 0)
+        bounded = (reads.seen == codes.AT_RISK) & (life >= 0)
         per_life = np.bincount(life[bounded], reads.lookups[bounded]).astype(np.float64)
         family = np.zeros(len(per_life), np.int64)
         family[life[bounded]] = reads.family[bounded]
@@ -261,7 +261,7 @@ class Verdicts:
         weights = reads.lookups.astype(float)
         outcome = (p_hit > 0.5).astype(np.int8)
         # The likeliest of each window are its hits, as many as INFO says: those in most doubt give way.
-        chosen = np.flatnonzero((reads.seen > kernel.CERTAIN_HIT) & self.anchored[reads.window])
+        chosen = np.flatnonzero((reads.seen > codes.CERTAIN_HIT) & self.anchored[reads.window])
         order = chosen[np.lexsort((-p_hit[chosen], reads.window[chosen]))]
         if len(order):
             cell = _class_of(reads.window[order], p_hit[order])
@@ -270,7 +270,7 @@ class Verdicts:
             cells, quota = self.quotas[number]
             outcome[order] = taken - weights[order] / 2 < quota[np.searchsorted(cells, cell)]
             p_hit[order] = np.where(outcome[order] == HIT, np.maximum(p_hit[order], 0.5), np.minimum(p_hit[order], 0.5))
-        state = np.where(outcome == MISS, _states(reads, self.windows, self.model.ttl_us, outcome), kernel.UNKNOWN)
+        state = np.where(outcome == MISS, _states(reads, self.windows, self.model.ttl_us, outcome), codes.UNKNOWN)
         return reads, outcome, p_hit, state.astype(np.uint8)
 
 
@@ -348,7 +348,7 @@ def _trace(
     reads = Reads(**columns)
     shards.scratch.put(f"reads-{number}", columns)
     families = len(shards.families)
-    risky = (reads.seen == kernel.AT_RISK) & (life < 0)
+    risky = (reads.seen == codes.AT_RISK) & (life < 0)
     return _Traced(
         _Cells.of(reads, len(windows.epoch), families),
         _Lives.of(reads, life),
@@ -384,12 +384,12 @@ def _judge(shards: Shards, windows: Windows, anchored: Bools, model: Model, numb
     size = shape[0] * shape[1]
     cell = reads.window.astype(np.int64) * shape[1] + reads.family
     weights = reads.lookups.astype(float)
-    unsure = reads.seen > kernel.CERTAIN_HIT
+    unsure = reads.seen > codes.CERTAIN_HIT
     chosen = unsure & anchored[reads.window]
     weight_of = _sums(_class_of(reads.window[chosen], p_hit[chosen]), weights[chosen], 0)
     classes = np.flatnonzero(weight_of)
     answered = answered_by(reads, windows, model.usual_us)
-    misses = (reads.seen == kernel.CERTAIN_MISS) & (answered != 2)
+    misses = (reads.seen == codes.CERTAIN_MISS) & (answered != 2)
     return _Judged(
         _sums(cell, weights * p_hit, size).reshape(shape),
         _sums(cell[unsure], (weights * (p_hit * (1 - p_hit) + 1e-4))[unsure], size).reshape(shape),
@@ -468,13 +468,13 @@ def _states(
     reads: Reads, windows: Windows, ttl_us: Floats, outcome: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Return what had become of the keys that no line had named: never written, or ended after a hit."""
-    unnamed = (reads.kind == kernel.START) & (reads.seen == kernel.OPEN)
+    unnamed = (reads.kind == codes.START) & (reads.seen == codes.OPEN)
     mortal = np.isfinite(ttl_us[reads.family])
-    evicting = bool((windows.evicted % kernel.UNBOUNDED).any())
-    how = np.where(mortal, kernel.EXPIRED, kernel.EVICTED if evicting else kernel.UNKNOWN)
+    evicting = bool((windows.evicted % codes.UNBOUNDED).any())
+    how = np.where(mortal, codes.EXPIRED, codes.EVICTED if evicting else codes.UNKNOWN)
     # Hits come first in a chain: was its first read one? If not, and keys are evicted, it may have been that.
     ended = outcome[_chain_starts(reads.before)] == HIT
-    before = np.where(ended, how, kernel.UNKNOWN if evicting else kernel.NEVER_WRITTEN)
+    before = np.where(ended, how, codes.UNKNOWN if evicting else codes.NEVER_WRITTEN)
     return np.where(unnamed, before, reads.state).astype(np.uint8)
 
 
@@ -518,7 +518,7 @@ def _bounds(
     count = cells.reads.shape[1]
     columns = [np.concatenate([getattr(shard.lives, field.name) for shard in traced]) for field in fields(_Lives)]
     lives = _Lives(*columns).alike()
-    evictions = int(windows.evicted[windows.evicted < kernel.UNBOUNDED].sum())
+    evictions = int(windows.evicted[windows.evicted < codes.UNBOUNDED].sum())
     kept = _sums(lives.family, lives.reads * lives.count, count)
     lost, all_lost = lives.cost(evictions, count)
     certain = cells.hits.sum(axis=0)
@@ -604,7 +604,7 @@ def infer(
             reads, outcome, p_hit, state = verdicts.of(shards, number)
             place = shards.shard(number).place[reads.row]
             found.outcome[place], found.p_hit[place], found.key_state[place] = outcome, p_hit, state
-            found.sure[place] = reads.seen <= kernel.CERTAIN_HIT
+            found.sure[place] = reads.seen <= codes.CERTAIN_HIT
         return found
     finally:
         shards.scratch.remove()
@@ -612,11 +612,11 @@ def infer(
 
 def _census_of(shards: Shards, accesses: pd.DataFrame, census: Census, number: int, rows: AccessRows) -> npt.NDArray[np.uint8]:
     """Return what a census says of every key of a shard's rows."""
-    known = np.full(rows.keys, kernel.NO_CENSUS, np.uint8)
+    known = np.full(rows.keys, codes.NO_CENSUS, np.uint8)
     own = (rows.row >= 0) & (rows.key >= 0)
     numbers, first = np.unique(rows.key[own], return_index=True)
     named = accesses.iloc[shards.shard(number).place[rows.row[own][first]]]
     for key, node, db, name in zip(numbers, named["node"].astype("str"), named["db"], named["key"], strict=True):
         if (node, int(db)) in census:
-            known[key] = kernel.CENSUS_PRESENT if name in census[node, int(db)] else kernel.CENSUS_ABSENT
+            known[key] = codes.CENSUS_PRESENT if name in census[node, int(db)] else codes.CENSUS_ABSENT
     return known

@@ -1,36 +1,16 @@
-"""Which write answers which read, and what was written before it, compiled: one pass over a shard's rows, in order."""
+"""Which write answers which read, and what was written before it, compiled: one pass over a shard's rows, in order.
+
+Everything is an address or a number, and nothing allocates: see :func:`coldcache.sources.arrays.compiled`, and
+:mod:`coldcache.replay.fills` for what Python calls.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
-from numba import njit
-
-# A write that follows a read of the same key within this time is taken to answer it. Ten times
-# the slowest backend of an image analyzer; the lab's takes 20 ms.
-FILL_WINDOW_S = 5.0
-_NONE = -1
+from coldcache.replay.fills import NONE, Pairs, Steps, Work
+from coldcache.sources.log_kernel import int32s, int64s, uint8s, uint64s
 
 
-class Pairs(NamedTuple):
-    """What is found of each row."""
-
-    first_touch: np.ndarray  # bool, of a read: no earlier access of the key
-    in_flight: np.ndarray  # bool: a miss after the key's first read and before its first write, both in its epoch
-    fill_us: np.ndarray  # int64, of a read: until the write that answered it, -1 without
-    follows: np.ndarray  # int32, of a write: the row of the read it answers, -1 without
-    same_value: np.ndarray  # bool, of a write: the key's write before it stored the same bytes
-    rewritten: np.ndarray  # bool, of a write that answers a hit: another write of the key did so before
-    written_us: np.ndarray  # int64, of a miss: since the key's last write that was done, -1 without one in its epoch
-    written_ttl_ms: np.ndarray  # int64: that write's time to live, `NULL` without
-
-
-@njit(nogil=True, cache=True)
-def pair(
-    order: Any, keys: Any, groups: Any, key_count: int, group_count: int, epochs: Any, t_us: Any, is_read: Any, is_miss: Any,
-    is_write: Any, answers: Any, overwrites: Any, done: Any, digests: Any, ttl_ms: Any, window_us: int, pairs: Pairs,
-) -> None:  # fmt: skip
+def pair(steps_at: int, work_at: int, pairs_at: int, count: int, window_us: int) -> int:
     """Pair every write with the latest unanswered miss of its key, else hit, and note what was written last.
 
     Reads that wait for an answer are kept as chains, the latest first: misses and hits apart. A write answers a miss
@@ -38,80 +18,80 @@ def pair(
 
     Parameters
     ----------
-    order : int array
-        The rows in the order of time.
-    keys, groups, epochs : int arrays, by row
-        Its key, -1 without; its key in its epoch; its epoch.
-    key_count, group_count : int
-    t_us : int64 array, by row
-    is_read, is_miss, is_write : bool arrays, by row
-        A row that reads and writes does so in this order.
-    answers, overwrites, done : bool arrays, by row
-        Whether a write may answer a read; whether it stores the whole value, so that it answers a hit, too; whether
-        it was not refused.
-    digests, ttl_ms : uint64 and int64 arrays, by row
-        Of the value written, 0 where it is not known; the time to live asked for.
+    steps_at, work_at, pairs_at : int
+        Address of the addresses of the columns of ``Steps``, ``Work`` and ``Pairs``, which are filled with what they
+        are without any row. Truths are bytes.
+    count : int
+        How many rows there are; it is returned, too.
     window_us : int
         The longest time from a read to its answer.
-    pairs : Pairs
-        Out. `fill_us`, `follows` and `written_us` are -1 and the others False before.
     """
-    first_touch, in_flight, fill_us, follows = pairs.first_touch, pairs.in_flight, pairs.fill_us, pairs.follows
-    same_value, rewritten, written_us, written_ttl_ms = pairs.same_value, pairs.rewritten, pairs.written_us, pairs.written_ttl_ms
-    miss = np.full(group_count, _NONE, np.int32)
-    hit = np.full(group_count, _NONE, np.int32)
-    written = np.zeros(group_count, np.bool_)
-    touched = np.full(key_count, _NONE, np.int32)
-    last_done = np.full(key_count, _NONE, np.int32)
-    last_digest = np.zeros(key_count, np.uint64)
-    answered_hit = np.zeros(key_count, np.bool_)
-    below = np.empty(len(keys), np.int32)
-    for at in order:
-        key, group = keys[at], groups[at]
+    a, b, c = int64s(steps_at), int64s(work_at), int64s(pairs_at)
+    steps = Steps(
+        int64s(a[0]), int64s(a[1]), int64s(a[2]), int32s(a[3]), int64s(a[4]), uint8s(a[5]), uint8s(a[6]), uint8s(a[7]),
+        uint8s(a[8]), uint8s(a[9]), uint8s(a[10]), uint64s(a[11]), int64s(a[12]),
+    )  # fmt: skip
+    work = Work(
+        int32s(b[0]), int32s(b[1]), uint8s(b[2]), int32s(b[3]), int32s(b[4]), uint64s(b[5]), uint8s(b[6]), int32s(b[7])
+    )  # fmt: skip
+    pairs = Pairs(
+        uint8s(c[0]), uint8s(c[1]), int64s(c[2]), int32s(c[3]), uint8s(c[4]), uint8s(c[5]), int64s(c[6]), int64s(c[7])
+    )  # fmt: skip
+    t_us, epoch, miss, hit, touched, below = steps.t_us, steps.epoch, work.miss, work.hit, work.touched, work.below
+    for place in range(count):
+        at = steps.order[place]
+        key, group = steps.key[at], steps.group[at]
         if key < 0:
             continue
-        if is_read[at]:
-            first_touch[at] = touched[key] == _NONE
-            in_flight[at] = is_miss[at] and touched[key] == epochs[at] and not written[group]
-            if touched[key] == _NONE:
-                touched[key] = epochs[at]
-            if is_miss[at]:
+        if steps.is_read[at] != 0:
+            is_miss = steps.is_miss[at] != 0
+            pairs.first_touch[at] = touched[key] == NONE
+            pairs.in_flight[at] = is_miss and touched[key] == epoch[at] and work.written[group] == 0
+            if touched[key] == NONE:
+                touched[key] = epoch[at]
+            if is_miss:
                 below[at] = miss[group]
                 miss[group] = at
-                last = last_done[key]
-                if last != _NONE and epochs[last] == epochs[at]:
-                    written_us[at] = max(t_us[at] - t_us[last], 0)
-                    written_ttl_ms[at] = ttl_ms[last]
+                last = work.last_done[key]
+                if last != NONE and epoch[last] == epoch[at]:
+                    pairs.written_us[at] = max(t_us[at] - t_us[last], 0)
+                    pairs.written_ttl_ms[at] = steps.ttl_ms[last]
             else:
                 below[at] = hit[group]
                 hit[group] = at
-                written[group] = True  # it was there: a later miss is no longer the first filling
-        if not is_write[at]:
+                work.written[group] = 1  # it was there: a later miss is no longer the first filling
+        if steps.is_write[at] == 0:
             continue
-        written[group] = True
-        same_value[at] = digests[at] != 0 and digests[at] == last_digest[key]
-        last_digest[key] = digests[at]
-        if done[at]:
-            last_done[key] = at
-        if not answers[at]:
+        work.written[group] = 1
+        digest = steps.digest[at]
+        pairs.same_value[at] = digest != 0 and digest == work.last_digest[key]
+        work.last_digest[key] = digest
+        if steps.done[at] != 0:
+            work.last_done[key] = at
+        if steps.answers[at] == 0:
             continue
-        if touched[key] == _NONE:
-            touched[key] = epochs[at]
+        if touched[key] == NONE:
+            touched[key] = epoch[at]
         read = miss[group]
-        if read != _NONE and t_us[at] - t_us[read] <= window_us:
+        if read != NONE and t_us[at] - t_us[read] <= window_us:
             miss[group] = below[read]
-            fill_us[read] = t_us[at] - t_us[read]
-            follows[at] = read
+            pairs.fill_us[read] = t_us[at] - t_us[read]
+            pairs.follows[at] = read
             continue
-        miss[group] = _NONE
-        if not overwrites[at]:
+        miss[group] = NONE
+        if steps.overwrites[at] == 0:
             continue
         read = hit[group]
-        if read != _NONE and t_us[at] - t_us[read] <= window_us:
+        if read != NONE and t_us[at] - t_us[read] <= window_us:
             hit[group] = below[read]
-            fill_us[read] = t_us[at] - t_us[read]
-            follows[at] = read
-            rewritten[at] = answered_hit[key]
-            answered_hit[key] = True
+            pairs.fill_us[read] = t_us[at] - t_us[read]
+            pairs.follows[at] = read
+            pairs.rewritten[at] = work.answered_hit[key]
+            work.answered_hit[key] = 1
         else:
-            hit[group] = _NONE
+            hit[group] = NONE
+    return count
+
+
+# What Python calls, and how many integers it gives.
+ENTRIES = {"pair": (pair, 5)}

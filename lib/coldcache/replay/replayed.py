@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from coldcache.commands import STRING_WRITES
+from coldcache.replay.fills import FILL_WINDOW_S, Pairs, Steps, pair
 from coldcache.replay.inference import HIT, KEY_STATES, MISS, NO_READ, Verdicts
 from coldcache.replay.order import forward
-from coldcache.replay.pair_kernel import FILL_WINDOW_S, Pairs, pair
 from coldcache.shards.cut import Shards
 from coldcache.shards.shard import NULL, Removals, Shard
 from coldcache.shards.workers import Workers
@@ -177,17 +177,13 @@ def _pairs(shard: Shard, is_read: Bools, is_write: Bools, outcome: npt.NDArray[n
         numbers, of_both = pd.factorize(np.where(key >= 0, both, -1))
         group, groups = numbers, len(of_both)
     done = ~shard.is_("outcome", "refused")
-    pairs = Pairs(
-        first_touch=np.zeros(count, np.bool_), in_flight=np.zeros(count, np.bool_), fill_us=np.full(count, -1, np.int64),
-        follows=np.full(count, -1, np.int32), same_value=np.zeros(count, np.bool_), rewritten=np.zeros(count, np.bool_),
-        written_us=np.full(count, -1, np.int64), written_ttl_ms=np.full(count, NULL, np.int64),
+    steps = Steps(
+        order=time_order(shard.epoch, shard.seq, shard.t_us), key=key, group=group, epoch=shard.epoch, t_us=shard.t_us,
+        is_read=is_read, is_miss=is_read & (outcome == MISS), is_write=is_write,
+        answers=is_write & (shard.lookups == 0) & done, overwrites=shard.is_("command", *STRING_WRITES), done=done,
+        digest=shard.value_digest, ttl_ms=shard.ttl_ms,
     )  # fmt: skip
-    pair(
-        time_order(shard.epoch, shard.seq, shard.t_us), key, group, found, groups, shard.epoch, shard.t_us, is_read,
-        is_read & (outcome == MISS), is_write, is_write & (shard.lookups == 0) & done, shard.is_("command", *STRING_WRITES),
-        done, shard.value_digest, shard.ttl_ms, _WINDOW_US, pairs,
-    )  # fmt: skip
-    return pairs
+    return pair(steps, keys=found, groups=groups, window_us=_WINDOW_US, no_ttl=NULL)
 
 
 def _numbers(shard: Shard, rows: Ints) -> tuple[Ints, int]:

@@ -7,6 +7,9 @@ time, so ``[GONE, GONE]`` is an absent key, ``[FOREVER, FOREVER]`` one without a
 present and the key absent; what may come of either is the new interval. `low` leaves evictions aside,
 which have no line; `high` does not.
 
+Everything is an address or a number, and nothing allocates: see :func:`coldcache.sources.arrays.compiled`, and
+:mod:`coldcache.replay.state_codes` for the numbers and for what Python calls.
+
 Semantics: Redis's ``t_string.c``, ``expire.c``, ``db.c``, checked against live servers by the tests.
 """
 
@@ -14,92 +17,90 @@ Semantics: Redis's ``t_string.c``, ``expire.c``, ``db.c``, checked against live 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from numba import njit
+from numba import from_dtype, njit, types
+from numba.extending import intrinsic
 
-FOREVER = 1 << 62
-GONE = -FOREVER
-FAR = FOREVER - 1  # a time to live beyond all measure is still one
-# In place of a deadline: a time to live that the server refuses, and one that is past already.
-REFUSED, PAST = -1, -2
-UNBOUNDED = 1 << 40  # evictions of a stretch that nobody counted
+from coldcache.replay.state_codes import (
+    ABSENT,
+    ADD,
+    AFTER_DEADLINE,
+    ANSWERS_ALL,
+    ANSWERS_NOTHING,
+    AT_RISK,
+    BEFORE_DEADLINE,
+    CENSUS_ABSENT,
+    CENSUS_PRESENT,
+    CERTAIN_HIT,
+    CERTAIN_MISS,
+    COPY_TO,
+    DEADLINE_KNOWN,
+    DELETED,
+    EMPTY_NODE,
+    EVICTED,
+    EXPIRE,
+    EXPIRED,
+    FLUSH_DB,
+    FLUSHED,
+    FOREVER,
+    FORGET,
+    FORGET_NODE,
+    GET,
+    GETDEL,
+    GETEX,
+    GIVE,
+    GONE,
+    GT,
+    KEEPTTL,
+    KEY,
+    LT,
+    MAYBE,
+    MAYBE_ADD,
+    MAYBE_REMOVE,
+    NEVER_WRITTEN,
+    NO_HINT,
+    NOTHING,
+    NX,
+    ONLY_IF_NEW,
+    OPEN,
+    PAST,
+    PERSIST,
+    PERSISTS,
+    PRESENT,
+    REFUSED,
+    REMOVE,
+    RENAME_FROM,
+    RENAME_TO,
+    RESULT,
+    SOURCE,
+    START,
+    STATISTICS,
+    STORE,
+    STRING,
+    TAKE,
+    UNBOUNDED,
+    UNKNOWN,
+    XX,
+    Evictions,
+    Rows,
+    Seen,
+    Work,
+)
+from coldcache.sources.log_kernel import float64s, int32s, int64s, uint8s
 
-# What a command does to the key of the row.
-(
-    NOTHING, STORE, ADD, MAYBE_ADD, REMOVE, GETDEL, MAYBE_REMOVE, EXPIRE, PERSIST, GETEX, FORGET,
-    SOURCE, RESULT, RENAME_FROM, RENAME_TO, COPY_TO, TAKE, GIVE, FLUSH_DB, FLUSH_NODE, EMPTY_NODE, FORGET_NODE,
-) = range(22)  # fmt: skip
-NX, XX, GT, LT, KEEPTTL, GET, PERSISTS, ONLY_IF_NEW = (1 << bit for bit in range(8))
-STRING = 1  # types are numbered from 1; 0 is not known
-# What a write answers: nothing; reads that missed; or, as it replaces the whole value, hits too.
-ANSWERS_NOTHING, ANSWERS_MISSES, ANSWERS_ALL = range(3)
-
-# How much is known of a read, and what the chain of reads it belongs to began with.
-CERTAIN_MISS, CERTAIN_HIT, AT_RISK, OPEN = range(4)  # at risk: there, unless it was evicted
-START, PRESENT, MAYBE, ABSENT = range(4)
-# What a census at the start said of a key.
-NO_CENSUS, CENSUS_ABSENT, CENSUS_PRESENT = range(3)
-NO_HINT, BEFORE_DEADLINE, AFTER_DEADLINE, DEADLINE_KNOWN = range(4)
-# What had become of a key that was missed.
-UNKNOWN, EXPIRED, EVICTED, DELETED, FLUSHED, NEVER_WRITTEN = range(6)
 _CREATES, _PROVES, _FAILS = 1, 2, 4
 _LEAST = 1e-100  # what no chance falls below, so that long chains do not end in 0 / 0
-
-KEY = np.dtype(
-    [
-        ("low", np.int64), ("high", np.int64), ("touched", np.int64), ("epoch", np.int32), ("chain", np.int32),
-        ("proof", np.int32), ("life", np.int32), ("missed", np.int32), ("hit", np.int32),
-        ("type", np.uint8), ("why", np.uint8), ("kind", np.uint8), ("volatile", np.uint8), ("unused", np.int64),
-    ],
-    align=True,
-)  # fmt: skip
-_CACHE_LINE = 64  # bytes: a key is one, so that its row costs one access to memory
+_KEY, _KEY_SIZE = from_dtype(KEY), KEY.itemsize
 
 
-class Rows(NamedTuple):
-    """One row per key access, in stream order; see `coldcache.replay.inference.AccessRows`."""
+@intrinsic
+def _key_at(_typing, address):
+    """Return what an address holds, as the state of a key; to numba, a record is where it stands."""
 
-    t_us: np.ndarray  # int64
-    seq: np.ndarray  # int64
-    epoch: np.ndarray  # int32
-    node: np.ndarray  # int32
-    scope: np.ndarray  # int32: the database
-    key: np.ndarray  # int32, -1 without
-    effect: np.ndarray  # uint8
-    flags: np.ndarray  # uint8
-    type: np.ndarray  # uint8
-    deadline_us: np.ndarray  # int64
-    lookups: np.ndarray  # uint8
-    arg: np.ndarray  # int32
-    answers: np.ndarray  # uint8
-    window: np.ndarray  # int32
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-
-class Seen(NamedTuple):
-    """One row per look-up; see `coldcache.replay.inference.Reads`."""
-
-    row: np.ndarray  # int64
-    seen: np.ndarray  # uint8
-    kind: np.ndarray  # uint8
-    hint: np.ndarray  # uint8
-    before: np.ndarray  # int32: the read before it in its chain, -1 at the first
-    life: np.ndarray  # int32: which life of a key may have ended by eviction, -1 without
-    state: np.ndarray  # uint8: what had become of the key, if it was missed
-    gap_us: np.ndarray  # int64: until the write that answered it, -1 without
-
-
-def unknown_keys(count: int) -> np.ndarray:
-    """Return the states of `count` keys that no line has named."""
-    room = np.zeros((count + 1) * _CACHE_LINE, np.uint8)
-    start = -room.ctypes.data % _CACHE_LINE
-    keys = room[start : start + count * _CACHE_LINE].view(KEY)
-    keys["low"], keys["high"], keys["epoch"] = GONE, FOREVER, -1
-    for name in ("chain", "proof", "life", "missed", "hit", "touched"):
-        keys[name] = -1
-    keys["why"] = NEVER_WRITTEN
-    return keys
+    return _KEY(types.int64), generate
 
 
 @njit(inline="always")
@@ -246,11 +247,11 @@ def _refresh(k, epoch, first_epoch, began, window, census, scope_row, scope_t, n
 
 
 @njit(inline="always")
-def _evictable(k, window, evicted_before, evicted_after, volatile_only):
+def _evictable(k, window, evictions):
     """Return how many evictions fell between the last proof of the key and now; 0 if none could be its own."""
-    if volatile_only[window] and not k.volatile:
+    if evictions.volatile_only[window] != 0 and k.volatile == 0:
         return 0
-    return evicted_after[window] - evicted_before[k.proof]
+    return evictions.after[window] - evictions.before[k.proof]
 
 
 @njit(inline="always")
@@ -336,23 +337,42 @@ def _hand_over(s, k, renames, only_if_new, t, slack, s_risk):
         s.chain = s.life = -1
 
 
-@njit(nogil=True, cache=True)
-def trace(rows, keys, census, scopes, nodes, slack, fill_window, evicted_before, evicted_after, volatile_only, out):
-    """Follow every key through the log; fill `out`; return how many reads and lives there are.
+def trace(
+    rows_at, evictions_at, work_at, out_at, census_at, keys_at, count, evicting, slack, fill_window
+):  # fmt: skip
+    """Follow every key through the log; fill `out`; return how many reads there are.
 
-    `keys` are `unknown_keys`; `census`: what one at the start said of each; `scopes`, `nodes`: how many
-    databases and servers; `evicted_before`, `evicted_after`: evictions counted up to the start and end of each window.
+    Parameters
+    ----------
+    rows_at, evictions_at, work_at, out_at : int
+        Address of the addresses of the columns of ``Rows``, ``Evictions``, ``Work`` and ``Seen``. Truths are bytes.
+    census_at, keys_at : int
+        Addresses of a byte for each key, what a census at the start said of it, and of its state, a ``KEY``.
+    count : int
+        How many rows there are.
+    evicting : int
+        Whether any key was evicted.
+    slack, fill_window : int
+        How near to its deadline a key's presence stays open, and the longest time from a read to its answer, µs.
     """
-    count = len(rows.t_us)
-    below = np.empty(len(out.row), np.int32)
-    scope_row, scope_t = np.full(scopes, -1, np.int64), np.zeros(scopes, np.int64)
-    node_row, node_t = np.full(nodes, -1, np.int64), np.zeros(nodes, np.int64)
-    node_empty, forgot = np.zeros(nodes, np.bool_), np.full(nodes, -1, np.int64)
-    node_epoch, first_epoch, began = np.full(nodes, -1, np.int32), np.ones(nodes, np.bool_), np.zeros(nodes, np.int64)
-    first_window = np.zeros(nodes, np.int32)
+    a, b, c, d = int64s(rows_at), int64s(evictions_at), int64s(work_at), int64s(out_at)
+    rows = Rows(
+        int64s(a[0]), int64s(a[1]), int32s(a[2]), int32s(a[3]), int32s(a[4]), int32s(a[5]), uint8s(a[6]), uint8s(a[7]),
+        uint8s(a[8]), int64s(a[9]), uint8s(a[10]), int32s(a[11]), uint8s(a[12]), int32s(a[13]),
+    )  # fmt: skip
+    evictions = Evictions(int64s(b[0]), int64s(b[1]), uint8s(b[2]))
+    work = Work(
+        int32s(c[0]), int64s(c[1]), int64s(c[2]), int64s(c[3]), int64s(c[4]), uint8s(c[5]), int64s(c[6]), int32s(c[7]),
+        uint8s(c[8]), int64s(c[9]), int32s(c[10]),
+    )  # fmt: skip
+    out = Seen(
+        int64s(d[0]), uint8s(d[1]), uint8s(d[2]), uint8s(d[3]), int32s(d[4]), int32s(d[5]), uint8s(d[6]), int64s(d[7])
+    )  # fmt: skip
+    below, scope_row, scope_t, node_row, node_t = work.below, work.scope_row, work.scope_t, work.node_row, work.node_t
+    node_empty, forgot, census = work.node_empty, work.forgot, uint8s(census_at)
+    node_epoch, first_epoch, began, first_window = work.epoch, work.is_first, work.began, work.first_window
     reads = lives = 0
     swept = np.int64(0)  # the last row that changed the state of keys that it does not name
-    evicting = len(evicted_after) > 0 and evicted_after[-1] > 0
     # The sources of the command at hand.
     command, sources, all_absent, source, source_effect = np.int64(-1), 0, True, np.int32(-1), 0
     for i in range(count):
@@ -365,7 +385,8 @@ def trace(rows, keys, census, scopes, nodes, slack, fill_window, evicted_before,
         if rows.seq[i] != command:
             if source >= 0 and source_effect == RENAME_FROM:
                 # Its target is in another part of the log.
-                keys[source].low, keys[source].kind, keys[source].chain = GONE, MAYBE, -1
+                s = _key_at(keys_at + _KEY_SIZE * source)
+                s.low, s.kind, s.chain = GONE, MAYBE, -1
             command, sources, all_absent, source = rows.seq[i], 0, True, np.int32(-1)
         if effect >= FLUSH_DB:
             swept = i
@@ -378,15 +399,15 @@ def trace(rows, keys, census, scopes, nodes, slack, fill_window, evicted_before,
             continue
         if rows.key[i] < 0:
             continue
-        k = keys[rows.key[i]]
+        k = _key_at(keys_at + _KEY_SIZE * rows.key[i])
         scope = rows.scope[i]
         if k.touched < swept:
             _refresh(
-                k, epoch, first_epoch[node], began[node], first_window[node], census[rows.key[i]],
-                scope_row[scope], scope_t[scope], node_row[node], node_t[node], node_empty[node], forgot[node], slack,
+                k, epoch, first_epoch[node] != 0, began[node], first_window[node], census[rows.key[i]],
+                scope_row[scope], scope_t[scope], node_row[node], node_t[node], node_empty[node] != 0, forgot[node], slack,
             )  # fmt: skip
         k.touched = i
-        risk = _evictable(k, window, evicted_before, evicted_after, volatile_only) if evicting else 0
+        risk = _evictable(k, window, evictions) if evicting != 0 else 0
         if rows.lookups[i] > 0:
             out.row[reads] = i
             out.gap_us[reads] = -1
@@ -422,8 +443,9 @@ def trace(rows, keys, census, scopes, nodes, slack, fill_window, evicted_before,
             if known and origin == rows.key[i] and effect != RESULT:
                 continue  # onto itself
             if known and effect in (RENAME_TO, COPY_TO):
-                s_risk = _evictable(keys[origin], window, evicted_before, evicted_after, volatile_only)
-                _hand_over(keys[origin], k, effect == RENAME_TO, flags & ONLY_IF_NEW, t, slack, s_risk)
+                s = _key_at(keys_at + _KEY_SIZE * origin)
+                s_risk = _evictable(s, window, evictions)
+                _hand_over(s, k, effect == RENAME_TO, flags & ONLY_IF_NEW, t, slack, s_risk)
                 continue
             effect = MAYBE_ADD if known and effect == GIVE else REMOVE if known and all_absent else FORGET
         low, high, made, happened = _step(effect, flags, kind, deadline, k.low, k.high, np.int64(k.type), t, slack, risk > 0)
@@ -448,10 +470,10 @@ def trace(rows, keys, census, scopes, nodes, slack, fill_window, evicted_before,
             k.volatile = 1
         if rows.answers[i] != ANSWERS_NOTHING and not happened & _FAILS:
             _answer(k, t, fill_window, rows.answers[i] == ANSWERS_ALL, rows.t_us, below, out)
-    return reads, lives
+    return reads
 
 
-@njit(nogil=True, cache=True)
+@njit(error_model="numpy")
 def _told(answered, p_fill, p_rewrite, here, gone, null):
     """Weigh the three states of a key by whether a write answered the read."""
     if answered == 1:
@@ -462,29 +484,32 @@ def _told(answered, p_fill, p_rewrite, here, gone, null):
     return here, gone, null
 
 
-@njit(nogil=True, cache=True)
-def posterior(before, kind, fade, family, answered, present, p_fill, p_rewrite, never, state, share, stats):
-    """Forward and backward through the chains: each read's chance of a hit, and the counts for the next estimate.
+def posterior(chained_at, chances_at, state_at, share_at, stats_at, count):
+    """Forward and backward through the chains, see :func:`coldcache.replay.state_codes.posterior`; return how many reads.
 
-    A chain is the reads of a key between two writes that could create it: hits first, then misses, for
-    what is gone stays gone. Three states: there, absent, and absent without ever being filled.
-
-    before : the read before it in its chain, -1 at the first
-    kind : what the chain began with (START …)
-    fade : chance that the key went between the read before and this one
-    answered : 1 by a write, 0 not, 2 not to be told
-    present, p_fill, p_rewrite, never : by family; see `coldcache.replay.inference`
-    state : float64 (reads, 3), scratch, becomes the posterior
-    share : float64 (reads, 3), scratch
-    stats : float64 (families, 8), added to: chains begun, present; absent chains, never filled; misses, answered;
-        chances to go, gone
+    Parameters
+    ----------
+    chained_at, chances_at : int
+        Address of the addresses of the columns of ``Chained`` and ``Chances``.
+    state_at, share_at : int
+        Addresses of three numbers a read, scratch; `state` becomes the posterior.
+    stats_at : int
+        Address of eight numbers a family, added to: chains begun, present; absent chains, never filled; misses,
+        answered; chances to go, gone.
+    count : int
+        How many reads there are.
     """
-    count = len(before)
+    of_reads, of_families = int64s(chained_at), int64s(chances_at)
+    before, kind, fade = int32s(of_reads[0]), uint8s(of_reads[1]), float64s(of_reads[2])
+    family, answered = int32s(of_reads[3]), uint8s(of_reads[4])
+    present, p_fill = float64s(of_families[0]), float64s(of_families[1])
+    p_rewrite, never = float64s(of_families[2]), float64s(of_families[3])
+    state, share, stats = float64s(state_at), float64s(share_at), float64s(stats_at)
     for i in range(count):
         f = family[i]
         at = before[i]
         if at >= 0:
-            here, gone, null = state[at, 0], state[at, 1], state[at, 2]
+            here, gone, null = state[3 * at], state[3 * at + 1], state[3 * at + 2]
         elif kind[i] == START:
             here, gone, null = present[f], (1 - present[f]) * (1 - never[f]), (1 - present[f]) * never[f]
         elif kind[i] == ABSENT:
@@ -497,37 +522,46 @@ def posterior(before, kind, fade, family, answered, present, p_fill, p_rewrite, 
         here *= 1 - fade[i]
         here, gone, null = _told(answered[i], p_fill[f], p_rewrite[f], here, gone, null)
         total = here + gone + null
-        state[i, 0], state[i, 1], state[i, 2] = max(here / total, _LEAST), max(gone / total, _LEAST), max(null / total, _LEAST)
-        share[i, 0] = share[i, 1] = share[i, 2] = 1.0
+        state[3 * i], state[3 * i + 1], state[3 * i + 2] = (
+            max(here / total, _LEAST),
+            max(gone / total, _LEAST),
+            max(null / total, _LEAST),
+        )
+        share[3 * i] = share[3 * i + 1] = share[3 * i + 2] = 1.0
     for i in range(count - 1, -1, -1):
         f = family[i]
         at = before[i]
         # What the reads after it say, times this one's own answer: handed to the read before.
-        here, gone, null = share[i, 0], share[i, 1], share[i, 2]
-        a, b, c = state[i, 0] * here, state[i, 1] * gone, state[i, 2] * null
+        here, gone, null = share[3 * i], share[3 * i + 1], share[3 * i + 2]
+        a, b, c = state[3 * i] * here, state[3 * i + 1] * gone, state[3 * i + 2] * null
         total = a + b + c
         a, b, c = a / total, b / total, c / total
-        state[i, 0], state[i, 1], state[i, 2] = a, b, c
+        state[3 * i], state[3 * i + 1], state[3 * i + 2] = a, b, c
         here, gone, null = _told(answered[i], p_fill[f], p_rewrite[f], here, gone, null)
         if answered[i] != 2:
-            stats[f, 4] += b
-            stats[f, 5] += b if answered[i] == 1 else 0.0
+            stats[STATISTICS * f + 4] += b
+            stats[STATISTICS * f + 5] += b if answered[i] == 1 else 0.0
         if at >= 0:
             top = max(here, gone, null)
-            share[at, 0] = max(((1 - fade[i]) * here + fade[i] * gone) / top, _LEAST)
-            share[at, 1], share[at, 2] = max(gone / top, _LEAST), max(null / top, _LEAST)
+            share[3 * at] = max(((1 - fade[i]) * here + fade[i] * gone) / top, _LEAST)
+            share[3 * at + 1], share[3 * at + 2] = max(gone / top, _LEAST), max(null / top, _LEAST)
         elif kind[i] == START:
-            stats[f, 0] += 1
+            stats[STATISTICS * f] += 1
             lost = present[f] * fade[i]
-            stats[f, 1] += a + b * lost / (lost + (1 - present[f]) * (1 - never[f]))
+            stats[STATISTICS * f + 1] += a + b * lost / (lost + (1 - present[f]) * (1 - never[f]))
         elif kind[i] == ABSENT:
-            stats[f, 2] += 1
-            stats[f, 3] += c
+            stats[STATISTICS * f + 2] += 1
+            stats[STATISTICS * f + 3] += c
         if kind[i] != ABSENT:
-            stats[f, 6] += a
+            stats[STATISTICS * f + 6] += a
     for i in range(count):
         if before[i] >= 0 and kind[i] != ABSENT:
             # Between two reads that are there and not, it went.
-            stats[family[i], 7] += max(state[before[i], 0] - state[i, 0], 0.0)
+            stats[STATISTICS * family[i] + 7] += max(state[3 * before[i]] - state[3 * i], 0.0)
         elif kind[i] == PRESENT:
-            stats[family[i], 7] += 1 - state[i, 0]
+            stats[STATISTICS * family[i] + 7] += 1 - state[3 * i]
+    return count
+
+
+# What Python calls, and how many integers it gives.
+ENTRIES = {"trace": (trace, 10), "posterior": (posterior, 6)}

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from coldcache.commands import STRING_WRITES, Form, Rule, rules
-from coldcache.replay import state_kernel as kernel
-from coldcache.replay.pair_kernel import FILL_WINDOW_S
+from coldcache.replay import state_codes as codes
+from coldcache.replay.fills import FILL_WINDOW_S
 from coldcache.replay.windows import Windows, window_of
 from coldcache.shards.shard import NULL, Shard
 
@@ -26,40 +26,40 @@ _LEAST_SHARE_WITH_TTL = 0.95  # of a family's writes, for its keys to be taken t
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio (Knuth, TAOCP 6.4)
 _TYPES = {name: number for number, name in enumerate(("", "string", "hash", "list", "set", "zset", "stream"))}
 _FLAGS = {
-    "NX": kernel.NX, "XX": kernel.XX, "GT": kernel.GT, "LT": kernel.LT,
-    "KEEPTTL": kernel.KEEPTTL, "GET": kernel.GET, "PERSIST": kernel.PERSISTS,
+    "NX": codes.NX, "XX": codes.XX, "GT": codes.GT, "LT": codes.LT,
+    "KEEPTTL": codes.KEEPTTL, "GET": codes.GET, "PERSIST": codes.PERSISTS,
 }  # fmt: skip
 _ABSOLUTE = frozenset({"EXAT", "PXAT", "EXPIREAT", "PEXPIREAT"})
 _MS_FAR = 1 << 50  # milliseconds beyond which a time to live is as good as 35,000 years
 
 # What commands do that their rule does not say; a target's effect stands behind the key's.
 _EFFECTS = {
-    "SET": kernel.STORE, "SETEX": kernel.STORE, "PSETEX": kernel.STORE, "MSET": kernel.STORE,
-    "SETNX": kernel.STORE, "GETSET": kernel.STORE, "MSETNX": kernel.MAYBE_ADD,
-    "EXPIRE": kernel.EXPIRE, "PEXPIRE": kernel.EXPIRE, "EXPIREAT": kernel.EXPIRE, "PEXPIREAT": kernel.EXPIRE,
-    "PERSIST": kernel.PERSIST, "GETEX": kernel.GETEX, "GETDEL": kernel.GETDEL, "DEL": kernel.REMOVE, "UNLINK": kernel.REMOVE,
-    "DELIFEQ": kernel.MAYBE_REMOVE, "DELEX": kernel.MAYBE_REMOVE, "MOVE": kernel.MAYBE_REMOVE,
+    "SET": codes.STORE, "SETEX": codes.STORE, "PSETEX": codes.STORE, "MSET": codes.STORE,
+    "SETNX": codes.STORE, "GETSET": codes.STORE, "MSETNX": codes.MAYBE_ADD,
+    "EXPIRE": codes.EXPIRE, "PEXPIRE": codes.EXPIRE, "EXPIREAT": codes.EXPIRE, "PEXPIREAT": codes.EXPIRE,
+    "PERSIST": codes.PERSIST, "GETEX": codes.GETEX, "GETDEL": codes.GETDEL, "DEL": codes.REMOVE, "UNLINK": codes.REMOVE,
+    "DELIFEQ": codes.MAYBE_REMOVE, "DELEX": codes.MAYBE_REMOVE, "MOVE": codes.MAYBE_REMOVE,
     # Their value, options or time to live are not in the table of accesses.
-    "RESTORE": kernel.FORGET, "RESTORE-ASKING": kernel.FORGET, "MSETEX": kernel.FORGET, "INCREX": kernel.FORGET,
-    "HSETEX": kernel.FORGET,
+    "RESTORE": codes.FORGET, "RESTORE-ASKING": codes.FORGET, "MSETEX": codes.FORGET, "INCREX": codes.FORGET,
+    "HSETEX": codes.FORGET,
     # Options may keep these from creating the key: ZADD XX, XADD NOMKSTREAM, BITFIELD GET, SETRANGE of "".
-    "ZADD": kernel.MAYBE_ADD, "GEOADD": kernel.MAYBE_ADD, "XADD": kernel.MAYBE_ADD, "BITFIELD": kernel.MAYBE_ADD,
-    "SETRANGE": kernel.MAYBE_ADD, "XGROUP CREATE": kernel.MAYBE_ADD,
-    "FLUSHDB": kernel.FLUSH_DB, "FLUSHALL": kernel.FLUSH_NODE,
-    "SWAPDB": kernel.FORGET_NODE, "MIGRATE": kernel.FORGET_NODE, "CLUSTER FLUSHSLOT": kernel.FORGET_NODE,
+    "ZADD": codes.MAYBE_ADD, "GEOADD": codes.MAYBE_ADD, "XADD": codes.MAYBE_ADD, "BITFIELD": codes.MAYBE_ADD,
+    "SETRANGE": codes.MAYBE_ADD, "XGROUP CREATE": codes.MAYBE_ADD,
+    "FLUSHDB": codes.FLUSH_DB, "FLUSHALL": codes.FLUSH_NODE,
+    "SWAPDB": codes.FORGET_NODE, "MIGRATE": codes.FORGET_NODE, "CLUSTER FLUSHSLOT": codes.FORGET_NODE,
 }  # fmt: skip
 _PAIRS = {
-    "RENAME": (kernel.RENAME_FROM, kernel.RENAME_TO),
-    "RENAMENX": (kernel.RENAME_FROM, kernel.RENAME_TO),
-    "COPY": (kernel.SOURCE, kernel.COPY_TO),
-    "LMOVE": (kernel.TAKE, kernel.GIVE),
-    "RPOPLPUSH": (kernel.TAKE, kernel.GIVE),
-    "SMOVE": (kernel.TAKE, kernel.GIVE),
-    "PFMERGE": (kernel.NOTHING, kernel.MAYBE_ADD),
-    "GEOSEARCHSTORE": (kernel.NOTHING, kernel.FORGET),  # until 6.2 an empty result left the target
+    "RENAME": (codes.RENAME_FROM, codes.RENAME_TO),
+    "RENAMENX": (codes.RENAME_FROM, codes.RENAME_TO),
+    "COPY": (codes.SOURCE, codes.COPY_TO),
+    "LMOVE": (codes.TAKE, codes.GIVE),
+    "RPOPLPUSH": (codes.TAKE, codes.GIVE),
+    "SMOVE": (codes.TAKE, codes.GIVE),
+    "PFMERGE": (codes.NOTHING, codes.MAYBE_ADD),
+    "GEOSEARCHSTORE": (codes.NOTHING, codes.FORGET),  # until 6.2 an empty result left the target
 }
 _OTHER_DATABASES = frozenset({"MOVE", "COPY"})
-_FIXED_FLAGS = {"SETNX": kernel.NX, "GETSET": kernel.GET, "RENAMENX": kernel.ONLY_IF_NEW}
+_FIXED_FLAGS = {"SETNX": codes.NX, "GETSET": codes.GET, "RENAMENX": codes.ONLY_IF_NEW}
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -86,7 +86,7 @@ class AccessRows:
     family : int32
         As in the shard; -1 without a key.
     effect, flags, type : uint8
-        What the command does to the key, under which conditions, and of which type: see the kernel.
+        What the command does to the key, under which conditions, and of which type: see the codes.
     deadline_us : int64
         When the time to live asked for ends; ``FOREVER`` without, ``REFUSED`` or ``PAST``.
     lookups, arg : uint8, int32
@@ -168,15 +168,15 @@ def _effects_of(name: str) -> tuple[int, int, int, int]:
         return (*_PAIRS[name], kind, flags)
     if rule.target:
         # A write whose result nobody sees: empty, and then the target is gone, only if all sources are.
-        return (kernel.SOURCE if rule.op == "read" else kernel.FORGET), (kernel.RESULT if kind else kernel.FORGET), kind, flags
-    effect = _EFFECTS.get(name, kernel.NOTHING if known else kernel.FORGET)
+        return (codes.SOURCE if rule.op == "read" else codes.FORGET), (codes.RESULT if kind else codes.FORGET), kind, flags
+    effect = _EFFECTS.get(name, codes.NOTHING if known else codes.FORGET)
     if name not in _EFFECTS and known:
         if rule.may_empty:
-            effect = kernel.MAYBE_REMOVE
+            effect = codes.MAYBE_REMOVE
         elif rule.creates:
-            effect = kernel.ADD
+            effect = codes.ADD
         elif rule.op in ("write", "delete") and not rule.type:
-            effect = kernel.FORGET  # of a module, or of a version that was never measured
+            effect = codes.FORGET  # of a module, or of a version that was never measured
     return effect, effect, kind, flags
 
 
@@ -247,26 +247,26 @@ def _conditions(shard: Shard) -> Ints:
 def _deadlines(shard: Shard, expires: Bools) -> Ints:
     """Return when the times to live end that are asked for, or what else becomes of them."""
     asked = shard.ttl_form >= 0
-    deadline = np.full(len(shard), kernel.FOREVER, np.int64)
+    deadline = np.full(len(shard), codes.FOREVER, np.int64)
     rows = np.flatnonzero(asked)
     t_us, expires = shard.t_us[rows], expires[rows]
     ms = np.clip(shard.ttl_ms[rows], -_MS_FAR, _MS_FAR)
     unknown = shard.ttl_ms[rows] == NULL
     absolute = shard.vocabulary.told("ttl_form", lambda name: name in _ABSOLUTE).astype(bool)[shard.ttl_form[rows]]
-    ends = np.where(ms >= _MS_FAR, kernel.FAR, t_us + ms * 1000)
+    ends = np.where(ms >= _MS_FAR, codes.FAR, t_us + ms * 1000)
     # EXPIRE takes what is past and deletes; SET and GETEX refuse what is not positive.
-    ends = np.where(absolute & (ms * 1000 < -int(SLACK_MS * 1000)), kernel.PAST, ends)
-    ends = np.where(~absolute & (ms <= 0), np.where(expires, kernel.PAST, kernel.REFUSED), ends)
+    ends = np.where(absolute & (ms * 1000 < -int(SLACK_MS * 1000)), codes.PAST, ends)
+    ends = np.where(~absolute & (ms <= 0), np.where(expires, codes.PAST, codes.REFUSED), ends)
     not_positive = absolute & ~expires & (ms + t_us // 1000 <= 0)
-    deadline[rows] = np.where(unknown | not_positive, kernel.REFUSED, ends)
+    deadline[rows] = np.where(unknown | not_positive, codes.REFUSED, ends)
     return deadline
 
 
 def _answers(shard: Shard) -> npt.NDArray[np.uint8]:
     """Return which rows are writes that may answer a read, as in the ledger: GETSET answers none."""
     write = shard.is_("op", "write") & (shard.lookups == 0)
-    whole = np.where(shard.is_("command", *STRING_WRITES), kernel.ANSWERS_ALL, kernel.ANSWERS_MISSES)
-    return np.where(write, whole, kernel.ANSWERS_NOTHING).astype(np.uint8)
+    whole = np.where(shard.is_("command", *STRING_WRITES), codes.ANSWERS_ALL, codes.ANSWERS_MISSES)
+    return np.where(write, whole, codes.ANSWERS_NOTHING).astype(np.uint8)
 
 
 def _without_queues(rows: AccessRows, blocks: Bools) -> AccessRows:
@@ -279,8 +279,8 @@ def _without_queues(rows: AccessRows, blocks: Bools) -> AccessRows:
         return rows
     queue = np.zeros(rows.keys, bool)
     queue[rows.key[waits]] = True
-    hidden = (rows.key >= 0) & queue[rows.key] & (rows.effect != kernel.NOTHING)
-    return replace(rows, effect=np.where(hidden, kernel.FORGET, rows.effect).astype(np.uint8))
+    hidden = (rows.key >= 0) & queue[rows.key] & (rows.effect != codes.NOTHING)
+    return replace(rows, effect=np.where(hidden, codes.FORGET, rows.effect).astype(np.uint8))
 
 
 def _with_added(rows: AccessRows, crosses: Bools, named: npt.NDArray[np.uint64], windows: Windows) -> AccessRows:
@@ -292,7 +292,7 @@ def _with_added(rows: AccessRows, crosses: Bools, named: npt.NDArray[np.uint64],
     at: list[int] = []
     scopes = np.zeros(0, np.int64)
     added: list[tuple[int, int, int]] = []  # key, effect, row to copy the rest from
-    crossing = np.flatnonzero(crosses & (rows.effect != kernel.SOURCE) & (rows.key >= 0))
+    crossing = np.flatnonzero(crosses & (rows.effect != codes.SOURCE) & (rows.key >= 0))
     if crossing.size and rows.scopes > 1:
         # Keys of one name on one server stand together in `alike`.
         name = named ^ (rows.node.astype(np.uint64) * _SPREAD)
@@ -304,12 +304,12 @@ def _with_added(rows: AccessRows, crosses: Bools, named: npt.NDArray[np.uint64],
         for row, start, end in zip(crossing.tolist(), first, last, strict=True):
             others = [int(other) for other in alike[start:end] if other != rows.key[row]]
             at += [row + 1] * len(others)
-            added += [(other, kernel.FORGET, row) for other in others]
+            added += [(other, codes.FORGET, row) for other in others]
     for window in np.flatnonzero(windows.empty):
         row = int(np.searchsorted(rows.window, window))
         if row < len(rows.t_us) and rows.epoch[row] == windows.epoch[window]:
             at.append(row)
-            added.append((-1, kernel.EMPTY_NODE, row))
+            added.append((-1, codes.EMPTY_NODE, row))
     if not added:
         return rows
     place, source = np.array(at), np.array([row for _, _, row in added])
@@ -349,17 +349,12 @@ def trace_reads(
         `life` : int32, one element a read: which life of a key may have ended by a counted eviction; -1 without.
     """
     count = int(np.count_nonzero((rows.lookups > 0) & (rows.key >= 0)))
-    out = kernel.Seen(
-        row=np.empty(count, np.int64), seen=np.empty(count, np.uint8), kind=np.empty(count, np.uint8),
-        hint=np.empty(count, np.uint8), before=np.empty(count, np.int32), life=np.empty(count, np.int32),
-        state=np.empty(count, np.uint8), gap_us=np.empty(count, np.int64),
-    )  # fmt: skip
-    columns = kernel.Rows(**{name: _plain(getattr(rows, name)) for name in kernel.Rows._fields})
     after = np.cumsum(windows.evicted)
-    kernel.trace(
-        columns, kernel.unknown_keys(rows.keys), np.zeros(rows.keys, np.uint8) if census is None else census,
-        rows.scopes, rows.nodes, round(slack_ms * 1000), round(FILL_WINDOW_S * 1e6),
-        after - windows.evicted, after, _plain(windows.volatile_only), out,
+    out = codes.trace(
+        codes.Rows(**{name: getattr(rows, name) for name in codes.Rows._fields}),
+        codes.Evictions(after - windows.evicted, after, windows.volatile_only),
+        census, reads=count, keys=rows.keys, scopes=rows.scopes, nodes=rows.nodes,
+        slack_us=round(slack_ms * 1000), fill_window_us=round(FILL_WINDOW_S * 1e6),
     )  # fmt: skip
     reads = Reads(
         row=rows.row[out.row].astype(np.int32),
@@ -373,18 +368,13 @@ def trace_reads(
     return reads, out.life
 
 
-def _plain(column: Array) -> Array:
-    """Return an array as the kernel is compiled for: contiguous and writable, which pandas's are not always."""
-    return np.require(column, requirements=["C", "W"])
-
-
 def longest_times_to_live(rows: AccessRows) -> tuple[Floats, Ints, Ints]:
     """Return of each family the longest time to live it is written with, µs; its writes; and those that set a time to live."""
     count = rows.families
     # INCR and EXPIRE make one write with a time to live.
-    stores = (rows.effect == kernel.STORE) & (rows.deadline_us != kernel.REFUSED) & (rows.family >= 0)
-    sets_ttl = (stores | ((rows.effect == kernel.EXPIRE) & (rows.family >= 0))) & (rows.deadline_us > 0)
-    sets_ttl &= rows.deadline_us < kernel.FAR
+    stores = (rows.effect == codes.STORE) & (rows.deadline_us != codes.REFUSED) & (rows.family >= 0)
+    sets_ttl = (stores | ((rows.effect == codes.EXPIRE) & (rows.family >= 0))) & (rows.deadline_us > 0)
+    sets_ttl &= rows.deadline_us < codes.FAR
     longest = np.zeros(count)
     np.maximum.at(longest, rows.family[sets_ttl], (rows.deadline_us - rows.t_us)[sets_ttl].astype(float))
     writes = np.bincount(rows.family[stores], minlength=count)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from coldcache.replay import state_kernel as kernel
+from coldcache.replay import state_codes as codes
 from coldcache.shards.cut import EpochSpan
 
 _MOST_CELLS = 20_000  # windows × families: beyond that, windows are joined; a shard's sums are so large
@@ -35,7 +35,7 @@ class Windows:
     hits, misses : int64
         By how much INFO's counters rose; -1 where they do not say.
     evicted : int64
-        Evictions that may fall into it; ``state_kernel.UNBOUNDED`` where nobody counted.
+        Evictions that may fall into it; ``UNBOUNDED`` where nobody counted.
     volatile_only : bool
         Only keys with a time to live are evicted.
     empty : bool
@@ -120,7 +120,7 @@ def _stretches(epoch: int, start: int, end: int, first_seq: int, samples: pd.Dat
     """Return the stretches of one epoch as a frame with the columns of `Windows`."""
     times = np.concatenate([[start], samples["us"].to_numpy(np.int64), [end]])
     count = len(times) - 1
-    outside = 0 if limit == "none" else kernel.UNBOUNDED
+    outside = 0 if limit == "none" else codes.UNBOUNDED
     rises = {}
     for name in ("keyspace_hits", "keyspace_misses", "evicted_keys"):
         values = samples[name].to_numpy(np.int64)

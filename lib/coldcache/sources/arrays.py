@@ -76,6 +76,13 @@ def place(array: npt.NDArray[Any], kind: npt.DTypeLike, count: int = 0) -> int:
     return address(array)
 
 
+def places(
+    arrays: Iterable[npt.NDArray[Any]], kinds: Iterable[npt.DTypeLike], count: int = 0
+) -> npt.NDArray[np.int64]:  # fmt: skip
+    """Return the :func:`place` of each array: for compiled code, so many are one."""
+    return np.array([place(array, kind, count) for array, kind in zip(arrays, kinds, strict=True)], np.int64)
+
+
 @cache
 def compiled(module: str, *beside: str) -> Mapping[str, Callable[..., int]]:
     """Return what a module's ``ENTRIES`` name, compiled: functions of so many integers that return one.
