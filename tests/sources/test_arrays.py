@@ -53,9 +53,13 @@ def test_a_diagnosis_starts_without_a_compiler(tmp_path: Path):
 def test_arrays_are_handed_over_only_as_compiled_code_takes_them():
     column = np.arange(6)
     assert arrays.place(column, np.int64, 6) == column.ctypes.data
-    for wrong, kind, count in ((column, np.int32, 6), (column, np.int64, 7), (column[::2], np.int64, 3)):
+    odd = np.frombuffer(b"\1" + column.tobytes(), np.uint8)[1:].view(np.int64)  # its address is
+    for wrong, kind, count in ((column, np.int32, 6), (column, np.int64, 7), (column[::2], np.int64, 3), (odd, np.int64, 6)):
         with pytest.raises(ValueError, match="is needed"):
             arrays.place(wrong, kind, count)
+        as_taken = arrays.handed(wrong, kind)
+        assert arrays.place(as_taken, kind, len(wrong)) == as_taken.ctypes.data
+        assert as_taken.tolist() == wrong.tolist()
 
 
 @pytest.fixture

@@ -277,6 +277,8 @@ def _distinct_texts(texts: pa.Array) -> pa.Array:
 
 def _bytes_of(texts: pa.Array) -> tuple[_Bytes, _Ints]:
     """Return the bytes of all texts, and the bounds of each among them."""
+    if not len(texts):
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)  # Arrow may leave out the bounds of nothing
     _, offsets, content = texts.buffers()
     bounds = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
     return np.frombuffer(content or b"", np.uint8), bounds

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from coldcache.sources.arrays import compiled, place
+from coldcache.sources.arrays import compiled, handed, place
 
 # What stands before a string that Java serialised, as Redis prints it; the string's length follows (Object
 # Serialization Stream Protocol: STREAM_MAGIC, STREAM_VERSION, TC_STRING, two bytes of length, the higher one mostly 0).
@@ -45,13 +45,14 @@ def _kernel() -> Mapping[str, Callable[..., int]]:
 
 def _texts(data: Bytes, bounds: Ints) -> tuple[int, int, int]:
     """Return the addresses of texts, which stand within the bytes, and how many they are."""
-    if len(bounds) and not 0 <= bounds[0] <= bounds[-1] <= len(data):
+    if not 0 <= bounds[0] <= bounds[-1] <= len(data):
         raise ValueError("texts end where there are no bytes")
-    return place(data, np.uint8), place(bounds, np.int64), max(len(bounds) - 1, 0)
+    return place(data, np.uint8), place(bounds, np.int64), len(bounds) - 1
 
 
 def tokenise(data: Bytes, bounds: Ints) -> Tokens:
     """Return the tokens of all texts."""
+    bounds = handed(bounds, np.int64)
     most = int(bounds[-1] - bounds[0]) + len(bounds) - 1  # room that is not used takes no memory
     start, end, look = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.uint8)
     first = np.empty(len(bounds), np.int64)
@@ -80,6 +81,7 @@ def look_up(data: Bytes, bounds: Ints, secret: Hashes) -> tuple[Hashes, Hashes, 
     most = int(np.diff(bounds).max(initial=0)) + 2
     start, end, look = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.uint8)
     key, template, ids = (np.empty(len(bounds) - 1, np.uint64) for _ in range(3))
+    bounds, secret = handed(bounds, np.int64), handed(secret, np.uint64)
     _kernel()["look_up"](
         *_texts(data, bounds), place(secret, np.uint64, 2), place(start, np.int64), place(end, np.int64), place(look, np.uint8),
         place(key, np.uint64), place(template, np.uint64), place(ids, np.uint64),
@@ -89,7 +91,7 @@ def look_up(data: Bytes, bounds: Ints, secret: Hashes) -> tuple[Hashes, Hashes, 
 
 def ids_at_stars(data: Bytes, tokens: Tokens, written: Bytes, secret: Hashes) -> Hashes:
     """Return the hash of the tokens of each text that are `written` as stars; of a version, what stands behind its letter."""
-    ids = np.empty(len(tokens.first) - 1, np.uint64)
+    ids, secret = np.empty(len(tokens.first) - 1, np.uint64), handed(secret, np.uint64)
     given = place(written, np.uint8, len(tokens.start)), place(secret, np.uint64, 2)
     _kernel()["ids_at_stars"](place(data, np.uint8), *_spans(tokens), *given, place(ids, np.uint64))
     return ids
@@ -115,6 +117,7 @@ def _spans(tokens: Tokens) -> tuple[int, int, int, int]:
 
 def first_rows(data: Bytes, bounds: Ints) -> Ints:
     """Return where each different text first stands, in order."""
+    bounds = handed(bounds, np.int64)
     texts = _texts(data, bounds)
     rows = np.empty(texts[2], np.int64)
     slots = np.full(1 << (2 * texts[2]).bit_length(), -1, np.int32)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from coldcache.sources.arrays import address, compiled, places
+from coldcache.sources.arrays import address, compiled, handed, places
 
 # A write that follows a read of the same key within this time is taken to answer it. Ten times
 # the slowest backend of an image analyzer; the lab's takes 20 ms.
@@ -92,7 +92,7 @@ def pair(steps: Steps, *, keys: int, groups: int, window_us: int, no_ttl: int) -
         Stands for no time to live.
     """
     count = len(steps.order)
-    steps = Steps(*(np.ascontiguousarray(column, kind) for column, kind in zip(steps, _STEPS, strict=True)))
+    steps = Steps(*map(handed, steps, _STEPS))
     pairs = Pairs(
         first_touch=np.zeros(count, np.bool_), in_flight=np.zeros(count, np.bool_), fill_us=np.full(count, NONE, np.int64),
         follows=np.full(count, NONE, np.int32), same_value=np.zeros(count, np.bool_), rewritten=np.zeros(count, np.bool_),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from coldcache.sources.arrays import address, compiled, place, places
+from coldcache.sources.arrays import address, compiled, handed, place, places
 
 FOREVER = 1 << 62
 GONE = -FOREVER
@@ -189,9 +189,9 @@ def trace(
         The longest time from a read to the write that answers it.
     """
     count = len(rows.t_us)
-    rows = Rows(*(np.ascontiguousarray(column, kind) for column, kind in zip(rows, _ROWS, strict=True)))
-    evictions = Evictions(*(np.ascontiguousarray(column, kind) for column, kind in zip(evictions, _EVICTIONS, strict=True)))
-    census = np.full(keys, NO_CENSUS, np.uint8) if census is None else np.ascontiguousarray(census, np.uint8)
+    rows = Rows(*map(handed, rows, _ROWS))
+    evictions = Evictions(*map(handed, evictions, _EVICTIONS))
+    census = np.full(keys, NO_CENSUS, np.uint8) if census is None else handed(census, np.uint8)
     states = _unknown_keys(keys)
     work = Work(
         below=np.empty(reads, np.int32), scope_row=np.full(scopes, -1, np.int64), scope_t=np.zeros(scopes, np.int64),
@@ -230,6 +230,8 @@ def posterior(chained: Chained, chances: Chances, state: _Floats, share: _Floats
         Chains begun, present; absent chains, never filled; misses, answered; chances to go, gone.
     """
     count, families = len(chained.before), len(chances.present)
+    chained = Chained(*map(handed, chained, _CHAINED))
+    chances = Chances(*map(handed, chances, _CHANCES))
     statistics = np.zeros((families, STATISTICS))
     tables = places(chained, _CHAINED, count), places(chances, _CHANCES, families)
     room = place(state, np.float64, count), place(share, np.float64, count), place(statistics, np.float64)

@@ -15,6 +15,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,18 @@ def address(array: npt.NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def handed(array: Any, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return an array as compiled code takes it: itself, or a copy where it has gaps, another type, or came by a network.
+
+    What is unpickled lies wherever the message had it, and not where a processor wants numbers to be.
+    """
+    return np.require(array, kind, ["C_CONTIGUOUS", "ALIGNED"])
+
+
 def place(array: npt.NDArray[Any], kind: npt.DTypeLike, count: int = 0) -> int:
     """Return where an array begins, for compiled code, which takes on trust what is here made sure of.
 
-    It is of this type, without gaps, and has `count` elements at least. It must stay alive meanwhile.
+    It is of this type, see :func:`handed`, and has `count` elements at least. It must stay alive meanwhile.
     """
     if array.dtype != kind or not (array.flags.c_contiguous and array.flags.aligned) or len(array) < count:
         raise ValueError(f"an array of {count} {np.dtype(kind)} in one piece is needed, not {array.dtype} of shape {array.shape}")
@@ -114,8 +123,9 @@ def compiled(module: str, *beside: str) -> Mapping[str, Callable[..., int]]:
     )
     cached = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     folders = [paths[0].parent / "__pycache__", Path(cached).expanduser() / "coldcache"]
-    places = [folder / f"{paths[0].stem}.{llvm.get_host_cpu_name()}.o" for folder in folders]
-    symbols, code = _held(places, made_of.hexdigest()) or _compile(module, machine, places, made_of.hexdigest())
+    files = [folder / f"{paths[0].stem}.{llvm.get_host_cpu_name()}.o" for folder in folders]
+    with _COMPILING:
+        symbols, code = _held(files, made_of.hexdigest()) or _compile(module, machine, files, made_of.hexdigest())
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -127,6 +137,7 @@ def compiled(module: str, *beside: str) -> Mapping[str, Callable[..., int]]:
 
 
 _ENGINES: list[Any] = []  # they own the machine code
+_COMPILING = Lock()  # of threads that need the same code at once, one makes it
 _OF_C = frozenset({"memcpy", "memmove", "memset", "pread"})
 _Symbols = Mapping[str, tuple[str, int]]
 
