@@ -186,16 +186,17 @@ def access_rows(shard: Shard, windows: Windows) -> AccessRows:
     The keys of one RENAME or COPY may be in two shards: what it leaves of them is unknown then.
     """
     words = shard.vocabulary
-    effects = np.array([*(_effects_of(name) for name in words.command), _effects_of("")], np.int64).reshape(-1, 4)
+    table = np.array([*(_effects_of(name) for name in words.command), _effects_of("")], np.uint8)
+    on_keys, on_target, kinds, fixed_flags = np.ascontiguousarray(table.T)  # a byte a row to be taken, and not eight
     scope = numbered(shard.node.astype(np.int64) * (1 << 20) + np.maximum(shard.db, 0))
     keyed = shard.family >= 0
     # The database spoils the hash a little: keys of one name in two databases are two.
     numbers, found = pd.factorize(shard.key[keyed] ^ (scope[keyed].astype(np.uint64) * _SPREAD))
     key = np.full(len(shard), -1, np.int32)
     key[keyed] = numbers
+    effect = on_keys[shard.command]
     target = _targets(shard)
-    effect = np.where(target, effects[shard.command, 1], effects[shard.command, 0])
-    expires = words.told("command", lambda name: "EXPIRE" in name)[shard.command].astype(bool)
+    effect[target] = on_target[shard.command[target]]
     rows = AccessRows(
         row=np.arange(len(shard), dtype=np.int64),
         t_us=shard.t_us,
@@ -205,10 +206,10 @@ def access_rows(shard: Shard, windows: Windows) -> AccessRows:
         scope=scope.astype(np.int32),
         key=key,
         family=shard.family,
-        effect=effect.astype(np.uint8),
-        flags=(effects[shard.command, 3] | _conditions(shard)).astype(np.uint8),
-        type=effects[shard.command, 2].astype(np.uint8),
-        deadline_us=_deadlines(shard, expires),
+        effect=effect,
+        flags=fixed_flags[shard.command] | _conditions(shard),
+        type=kinds[shard.command],
+        deadline_us=_deadlines(shard),
         lookups=shard.lookups.astype(np.uint8),
         arg=shard.arg.astype(np.int32),
         answers=_answers(shard),
@@ -218,8 +219,8 @@ def access_rows(shard: Shard, windows: Windows) -> AccessRows:
         scopes=int(scope.max(initial=-1)) + 1,
         nodes=len(words.node) + 1,
     )
-    blocks = words.told("command", lambda name: name.startswith(("BL", "BR", "BZ")))[shard.command].astype(bool)
-    crosses = words.told("command", lambda name: name in _OTHER_DATABASES)[shard.command].astype(bool)
+    blocks = words.told("command", lambda name: name.startswith(("BL", "BR", "BZ")))[shard.command]
+    crosses = words.told("command", lambda name: name in _OTHER_DATABASES)[shard.command]
     return _with_added(_without_queues(rows, blocks), crosses, shard.key, windows)
 
 
@@ -230,29 +231,32 @@ def numbered(values: Ints) -> Ints:
     return pd.factorize(values)[0].astype(np.int64)
 
 
-def _targets(shard: Shard) -> Bools:
-    """Return which rows are what a command writes beside the keys that it reads or takes."""
+def _targets(shard: Shard) -> Ints:
+    """Return the rows that are what a command writes beside the keys that it reads or takes."""
     words = shard.vocabulary
-    pair = words.told("command", lambda name: name in _PAIRS and rules()[name].form == Form.PAIR).astype(bool)
-    other = words.told("command", lambda name: name in rules() and rules()[name].target > 0).astype(bool) & ~pair
-    return (pair[shard.command] & (shard.arg == 1)) | (other[shard.command] & shard.is_("op", "write"))
+    pair = words.told("command", lambda name: name in _PAIRS and rules()[name].form == Form.PAIR)
+    other = words.told("command", lambda name: name in rules() and rules()[name].target > 0) & ~pair
+    rows = np.flatnonzero((pair | other)[shard.command]) if (pair | other).any() else np.empty(0, np.int64)
+    command, is_write = shard.command[rows], words.told("op", lambda name: name == "write")[shard.op[rows]]
+    return rows[(pair[command] & (shard.arg[rows] == 1)) | (other[command] & is_write)]
 
 
-def _conditions(shard: Shard) -> Ints:
+def _conditions(shard: Shard) -> npt.NDArray[np.uint8]:
     """Return the conditions of every row as flags."""
     flags = shard.vocabulary.told("condition", lambda text: sum(_FLAGS.get(word, 0) for word in set(text.split())), 0)
-    return flags.astype(np.int64)[shard.condition]
+    return flags.astype(np.uint8)[shard.condition]
 
 
-def _deadlines(shard: Shard, expires: Bools) -> Ints:
+def _deadlines(shard: Shard) -> Ints:
     """Return when the times to live end that are asked for, or what else becomes of them."""
     asked = shard.ttl_form >= 0
     deadline = np.full(len(shard), codes.FOREVER, np.int64)
     rows = np.flatnonzero(asked)
-    t_us, expires = shard.t_us[rows], expires[rows]
+    t_us = shard.t_us[rows]
+    expires = shard.vocabulary.told("command", lambda name: "EXPIRE" in name)[shard.command[rows]]
     ms = np.clip(shard.ttl_ms[rows], -_MS_FAR, _MS_FAR)
     unknown = shard.ttl_ms[rows] == NULL
-    absolute = shard.vocabulary.told("ttl_form", lambda name: name in _ABSOLUTE).astype(bool)[shard.ttl_form[rows]]
+    absolute = shard.vocabulary.told("ttl_form", lambda name: name in _ABSOLUTE)[shard.ttl_form[rows]]
     ends = np.where(ms >= _MS_FAR, codes.FAR, t_us + ms * 1000)
     # EXPIRE takes what is past and deletes; SET and GETEX refuse what is not positive.
     ends = np.where(absolute & (ms * 1000 < -int(SLACK_MS * 1000)), codes.PAST, ends)
@@ -264,9 +268,10 @@ def _deadlines(shard: Shard, expires: Bools) -> Ints:
 
 def _answers(shard: Shard) -> npt.NDArray[np.uint8]:
     """Return which rows are writes that may answer a read, as in the ledger: GETSET answers none."""
-    write = shard.is_("op", "write") & (shard.lookups == 0)
-    whole = np.where(shard.is_("command", *STRING_WRITES), codes.ANSWERS_ALL, codes.ANSWERS_MISSES)
-    return np.where(write, whole, codes.ANSWERS_NOTHING).astype(np.uint8)
+    answers = shard.vocabulary.told(
+        "command", lambda name: codes.ANSWERS_ALL if name in STRING_WRITES else codes.ANSWERS_MISSES, codes.ANSWERS_MISSES
+    ).astype(np.uint8)[shard.command]
+    return np.where(shard.is_("op", "write") & (shard.lookups == 0), answers, np.uint8(codes.ANSWERS_NOTHING))
 
 
 def _without_queues(rows: AccessRows, blocks: Bools) -> AccessRows:

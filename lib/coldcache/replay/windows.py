@@ -185,12 +185,13 @@ def joined_windows(windows: Windows, families: int) -> tuple[Windows, npt.NDArra
 
 
 def window_of(epoch: npt.NDArray[np.int32], seq: Ints, windows: Windows) -> npt.NDArray[np.int32]:
-    """Return the stretch of every row, by its epoch and position in the stream; rows are grouped by epoch."""
+    """Return the stretch of every row, by its epoch and position in the stream; rows are in order of both."""
     window = np.zeros(len(seq), np.int32)
-    for number in np.unique(epoch):
-        rows = slice(*np.searchsorted(epoch, [number, number + 1]))
+    for number in np.unique(windows.epoch):
+        start, end = np.searchsorted(epoch, [number, number + 1])
         first, last = np.searchsorted(windows.epoch, [number, number + 1])
         # A row stands behind the sample whose position is the last one below its own.
-        found = np.searchsorted(windows.after_seq[first:last], seq[rows], side="left") - 1
-        window[rows] = first + np.maximum(found, 0)
+        begins = start + np.searchsorted(seq[start:end], windows.after_seq[first:last], side="right")
+        begins[0] = start
+        window[start:end] = np.repeat(np.arange(first, last, dtype=np.int32), np.diff(np.append(begins, end)))
     return window
