@@ -355,7 +355,8 @@ def _dealt_rows(
 def shard_of(key: _Hashes, ids: _Hashes, count: int) -> npt.NDArray[np.int16]:
     """Return in which of so many shards each key is."""
     hashed = np.where(ids != 0, ids, key) * _SPREAD
-    return (((hashed >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)).astype(np.int16)  # as good as a remainder, and faster
+    # As good as a remainder, and faster.
+    return (((hashed >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)).astype(np.int16)
 
 
 def rows_of(table: pa.Table) -> tuple[dict[str, npt.NDArray[Any]], dict[str, list[str]]]:
