@@ -67,6 +67,15 @@ def _messages() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def _say_when_compiling(quiet: bool) -> None:
+    """Tell why the first import or diagnosis after an installation takes its time."""
+    from coldcache.sources.arrays import say_when_compiling
+
+    if not quiet:
+        text = "Compiling, once after each installation: half a minute …"
+        say_when_compiling(lambda: _messages().print(text, markup=False, soft_wrap=True))
+
+
 @contextmanager
 def _needs(extra: str) -> Iterator[None]:
     """Turn a missing optional package into the command that installs it."""
@@ -416,6 +425,7 @@ def import_(
         gc_log=tuple(gc_log or ()),
         start=start,
     )
+    _say_when_compiling(quiet)
     with _import_bar(quiet) as show:
         case = import_logs(ImportOptions(logs=tuple(logs), out=out, dialect=dialect, beside=beside), show)
     typer.echo(str(case))
@@ -444,6 +454,7 @@ def diagnose(
     from coldcache.shards.workers import Workers
 
     opened = open_case(case)
+    _say_when_compiling(quiet)
     with (
         _bar("diagnosing", quiet, None, "MofNCompleteColumn") as update,
         Workers(scheduler, lambda what, done, total: update(completed=done, total=total, shown=what)) as workers,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import coldcache
 import numpy as np
 import pytest
 from coldcache.sources import arrays
@@ -108,3 +111,21 @@ def test_code_that_could_raise_is_refused(module: Path):
     module.write_text("def parts(number):\n    return len([number])\nENTRIES = {'parts': (parts, 1)}\n")
     with pytest.raises(AssertionError, match="may raise or allocate"):
         arrays.compiled("small_kernel")
+
+
+def test_whoever_waits_for_the_compiler_is_told_once(tmp_path: Path):
+    # GIVEN an installation whose machine code is gone
+    copy = shutil.copytree(Path(coldcache.__file__).parent, tmp_path / "coldcache", ignore=shutil.ignore_patterns("*.o"))
+    log = tmp_path / "a.log"
+    log.write_text('1763800000.000000 [0 10.0.0.1:5000] "GET" "k"\n')
+    environment = {**os.environ, "PYTHONPATH": str(copy.parent), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def said(case: str, *more: str) -> str:
+        command = [sys.executable, "-m", "coldcache", "import", str(log), "--out", str(tmp_path / case), *more]
+        return subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
+        ).stderr
+
+    # WHEN a log is imported THEN the wait is explained, and there is none the next time
+    assert said("one").count("Compiling") == 1
+    assert said("two") == ""

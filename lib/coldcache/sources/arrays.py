@@ -136,6 +136,12 @@ def compiled(module: str, *beside: str) -> Mapping[str, Callable[..., int]]:
     }
 
 
+def say_when_compiling(told: Callable[[], None]) -> None:
+    """Have `told` called if something must be compiled, once: whoever waits for half a minute wants to know why."""
+    _WAITING[:] = [told]
+
+
+_WAITING: list[Callable[[], None]] = []
 _ENGINES: list[Any] = []  # they own the machine code
 _COMPILING = Lock()  # of threads that need the same code at once, one makes it
 _OF_C = frozenset({"memcpy", "memmove", "memset", "pread"})
@@ -157,6 +163,8 @@ def _held(places: Iterable[Path], made_of: str) -> tuple[_Symbols, bytes] | None
 
 def _compile(module: str, machine: Any, places: Iterable[Path], made_of: str) -> tuple[_Symbols, bytes]:
     """Compile a module's entries and keep them in the first place that can be written."""
+    while _WAITING:
+        _WAITING.pop()()
     import llvmlite.binding as llvm
     from numba import cfunc, types
 
