@@ -18,7 +18,7 @@ from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Claim, Finding, 
 from coldcache.memory.survivors import Survivors
 from coldcache.memory.trends import Trend, trend, unexplained_growth
 from coldcache.replay.ledger import Ledger
-from coldcache.replay.replayed import Ints, Replayed
+from coldcache.replay.replayed import Ints, Replayed, family_table
 from coldcache.shards.workers import Workers
 from coldcache.showing import SelfShowing
 
@@ -359,10 +359,9 @@ def _claimed_in(claims: tuple[tuple[Claim, ...], ...], elsewhere: tuple[int, ...
     patterns, which = np.unique(masks[:, rows], axis=1, return_inverse=True)
     counts = np.bincount(which.ravel(), shard.lookups[rows], patterns.shape[1])
     shared = {frozenset(np.flatnonzero(pattern).tolist()): int(count) for pattern, count in zip(patterns.T, counts, strict=True)}
-    cell = shard.family[rows].astype(np.int64) * len(BASELINE) + baseline_causes(replayed, elsewhere)[rows]
-    shape = (len(shard.families), len(BASELINE))
-    reads, lookups = (np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape) for weights in (None, shard.lookups[rows]))
-    return Claimed(shared, reads.astype(np.int64), lookups.astype(np.int64), elsewhere)
+    cause = baseline_causes(replayed, elsewhere)[rows]
+    reads, lookups = (family_table(shard, rows, cause, len(BASELINE), weights) for weights in (None, shard.lookups[rows]))
+    return Claimed(shared, reads, lookups, elsewhere)
 
 
 def _unclaimed(ledger: Ledger, claimed: Claimed) -> Unclaimed:

@@ -28,7 +28,7 @@ from coldcache.replay.ledger import EXACT
 from coldcache.replay.lifetimes import Named, alive
 from coldcache.replay.order import Moments
 from coldcache.replay.replayed import Bools, Replayed
-from coldcache.shards.shard import Shard
+from coldcache.shards.shard import SPREAD, Shard
 
 _LEAST_READS = 20  # fewer reads of a family prove nothing
 _LEAST_AGREEMENT = 0.5  # (joined - control) / (1 - control); a true pair gives ~1, a wrong one ~0
@@ -85,7 +85,7 @@ def _named(shard: Shard, rows: np.ndarray) -> Named:
 
 
 def _in_database(ids: np.ndarray, db: np.ndarray) -> np.ndarray:
-    return ids ^ (db.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    return ids ^ (db.astype(np.uint64) * SPREAD)
 
 
 def check_key_mismatch(investigation: Investigation) -> list[Outcome]:

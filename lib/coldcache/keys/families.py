@@ -172,6 +172,13 @@ def looks_of(keys: pa.Array, secret: _Hashes) -> Looks:
     return Looks(*cut.look_up(*_bytes_of(keys.cast(pa.large_string())), secret))
 
 
+def first_places(number: _Ints, count: int) -> _Ints:
+    """Return where each of so many numbers first stands."""
+    first = np.empty(count, np.int64)
+    first[number[::-1]] = np.arange(len(number))[::-1]  # of several at one place, the last stays: the first of them
+    return first
+
+
 def templates_of(keys: pa.Array, looks: Looks) -> tuple[_Ints, _Hashes, pa.Array]:
     """Return the different templates of some keys by looks, in order of first appearance.
 
@@ -181,8 +188,7 @@ def templates_of(keys: pa.Array, looks: Looks) -> tuple[_Ints, _Hashes, pa.Array
         `number` : of each key, the place of its template in the other two; `hashes` : uint64; `templates` : their texts.
     """
     number, hashes = pd.factorize(looks.template)
-    first = np.empty(len(hashes), np.int64)
-    first[number[::-1]] = np.arange(len(number))[::-1]  # of several at one place, the last stays: the first of them
+    first = first_places(number, len(hashes))
     return number, hashes, _stars_for_identifiers(keys.take(pa.array(first)).fill_null(""))
 
 

@@ -71,7 +71,7 @@ def answered_by(reads: Reads, windows: Windows, usual_us: float) -> npt.NDArray[
     return np.where(answered, 1, np.where(cut_off, 2, 0)).astype(np.uint8)
 
 
-def _sums(index: Array, weights: Floats, count: int) -> Floats:
+def sums(index: Array, weights: Floats, count: int) -> Floats:
     """Return the sum of the weights at each index below `count`."""
     return np.bincount(index, weights, count).astype(np.float64)
 
@@ -172,7 +172,7 @@ def _tilts(chains: _Chains, parameters: _Parameters, weights: Floats, target: Fl
     for _ in range(24):
         middle = (low + high) / 2
         chance, _ = _posterior(chains, parameters, scratch, middle)
-        short = _sums(chains.family, weights * chance, count) < target
+        short = sums(chains.family, weights * chance, count) < target
         low, high = np.where(short, middle, low), np.where(short, high, middle)
     return (low + high) / 2
 
@@ -246,7 +246,7 @@ def estimate(sample: Reads, windows: Windows, anchored: Bools, whole: Whole) -> 
     chance = _posterior(chains, parameters, scratch)[0].copy()
     is_open = anchored[sample.window] & (sample.seen > codes.CERTAIN_HIT)
     weights = np.where(is_open, sample.lookups.astype(float), 0.0)[chosen]
-    sampled = _sums(chains.family, weights, families)
+    sampled = sums(chains.family, weights, families)
     scale = np.divide(whole.open_reads, sampled, out=np.ones(families), where=sampled > 0)
     target = _family_targets(chains, chance, weights, whole, scale)
     return replace(model, tilt=_tilts(chains, parameters, weights, target / scale, scratch))
@@ -272,11 +272,11 @@ def _family_targets(chains: _Chains, chance: Floats, weights: Floats, whole: Who
     keys that nobody ever fills are a small share of them, or half where no write of the family answered any.
     """
     count = len(scale)
-    found = scale * _sums(chains.family, weights * chance, count)
-    silent = scale * _sums(chains.family, weights * ((chains.answered != 1) & (chains.kind != codes.ABSENT)), count)
-    doubt = scale * _sums(chains.family, weights * chance * (1 - chance), count)
+    found = scale * sums(chains.family, weights * chance, count)
+    silent = scale * sums(chains.family, weights * ((chains.answered != 1) & (chains.kind != codes.ABSENT)), count)
+    doubt = scale * sums(chains.family, weights * chance * (1 - chance), count)
     doubt = doubt + np.where(whole.unwritten, 0.5, _NEVER_FILLED) * silent
-    high = scale * _sums(chains.family, weights, count)
+    high = scale * sums(chains.family, weights, count)
     row = [column[None, :] for column in (found, doubt, np.zeros(count), high)]
     return projected(row[0], row[1], row[2], row[3], np.array([whole.open_hits]))[0]
 

@@ -23,7 +23,7 @@ import pandas as pd
 
 from coldcache import schema
 from coldcache.replay import state_codes as codes
-from coldcache.replay.estimates import Model, Whole, answered_by, chances, estimate, projected
+from coldcache.replay.estimates import Model, Whole, answered_by, chances, estimate, projected, sums
 from coldcache.replay.states import (
     SLACK_MS,
     AccessRows,
@@ -162,14 +162,9 @@ class _Cells:
         weights = reads.lookups.astype(float)
 
         def table(chosen: Bools | slice) -> Floats:
-            return _sums(cell[chosen], weights[chosen], windows * families).reshape(windows, families)
+            return sums(cell[chosen], weights[chosen], windows * families).reshape(windows, families)
 
         return cls(table(slice(None)), table(reads.seen == codes.CERTAIN_HIT), table(reads.seen == codes.CERTAIN_MISS))
-
-
-def _sums(index: npt.NDArray[np.generic], weights: Floats, count: int) -> Floats:
-    """Return the sum of the weights at each index below `count`."""
-    return np.bincount(index, weights, count).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -352,7 +347,7 @@ def _trace(
     return _Traced(
         _Cells.of(reads, len(windows.epoch), families),
         _Lives.of(reads, life),
-        _sums(reads.family[risky], reads.lookups[risky].astype(float), families),
+        sums(reads.family[risky], reads.lookups[risky].astype(float), families),
         int(risky.sum()),
         *longest_times_to_live(rows),
         np.bincount(reads.family[reads.gap_us >= 0], minlength=families),
@@ -386,13 +381,13 @@ def _judge(shards: Shards, windows: Windows, anchored: Bools, model: Model, numb
     weights = reads.lookups.astype(float)
     unsure = reads.seen > codes.CERTAIN_HIT
     chosen = unsure & anchored[reads.window]
-    weight_of = _sums(_class_of(reads.window[chosen], p_hit[chosen]), weights[chosen], 0)
+    weight_of = sums(_class_of(reads.window[chosen], p_hit[chosen]), weights[chosen], 0)
     classes = np.flatnonzero(weight_of)
     answered = answered_by(reads, windows, model.usual_us)
     misses = (reads.seen == codes.CERTAIN_MISS) & (answered != 2)
     return _Judged(
-        _sums(cell, weights * p_hit, size).reshape(shape),
-        _sums(cell[unsure], (weights * (p_hit * (1 - p_hit) + 1e-4))[unsure], size).reshape(shape),
+        sums(cell, weights * p_hit, size).reshape(shape),
+        sums(cell[unsure], (weights * (p_hit * (1 - p_hit) + 1e-4))[unsure], size).reshape(shape),
         classes,
         weight_of[classes],
         np.bincount(reads.family[misses & (answered == 1)], minlength=shape[1]),
@@ -519,7 +514,7 @@ def _bounds(
     columns = [np.concatenate([getattr(shard.lives, field.name) for shard in traced]) for field in fields(_Lives)]
     lives = _Lives(*columns).alike()
     evictions = int(windows.evicted[windows.evicted < codes.UNBOUNDED].sum())
-    kept = _sums(lives.family, lives.reads * lives.count, count)
+    kept = sums(lives.family, lives.reads * lives.count, count)
     lost, all_lost = lives.cost(evictions, count)
     certain = cells.hits.sum(axis=0)
     low = certain + kept - lost

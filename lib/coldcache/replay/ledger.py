@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import Any
 
@@ -18,7 +18,7 @@ import pandas as pd
 
 from coldcache.case import Case
 from coldcache.replay.inference import BASIS, KEY_STATES, Inference, infer_shards
-from coldcache.replay.replayed import Plan, Replayed, Replays, replay
+from coldcache.replay.replayed import Plan, Replayed, Replays
 from coldcache.replay.tally import Tally
 from coldcache.shards.cut import EpochSpan, Shards, cut
 from coldcache.shards.workers import Workers
@@ -300,7 +300,8 @@ def _ledger(case: Case, workers: Workers, shards: Shards, mode: str, windows: pd
     ends |= {epoch: end.value // 1000 for epoch, end in zip(counted, windows["end"], strict=True)}
     # Reads of the other epochs are paired too: what they touched is no first touch later.
     plan = Plan(tuple(counted), ends, verdicts if countable else None)
-    tally = reduce(add, workers.map("counting", partial(_counted, shards, plan), range(shards.count)))
+    replays = Replays(shards, plan, workers)
+    tally = reduce(add, replays.map("counting", Tally.of))
     counters = info[info["epoch"].isin(windows.index)]
     info_hits, info_misses = (counter_rise(counters, counter) for counter in _COUNTERS)
     seen_hits, misses = int(tally.hit_lookups.sum()), int(tally.miss_lookups.sum())
@@ -309,7 +310,7 @@ def _ledger(case: Case, workers: Workers, shards: Shards, mode: str, windows: pd
         mode=mode,
         windows=windows,
         tally=tally,
-        replays=Replays(shards, plan, workers),
+        replays=replays,
         hits=info_hits if mode == EVENTS else seen_hits if countable else None,
         misses=misses if countable else None,
         unknown=int(tally.lookups.sum()) - seen_hits - misses,
@@ -318,10 +319,6 @@ def _ledger(case: Case, workers: Workers, shards: Shards, mode: str, windows: pd
         uncounted=_uncounted(info, windows.index),
         inference=inference,
     )
-
-
-def _counted(shards: Shards, plan: Plan, number: int) -> Tally:
-    return Tally.of(replay(shards, plan, number))
 
 
 def settled(inference: Inference) -> bool:
@@ -343,10 +340,7 @@ def _counted_windows(case: Case, info: pd.DataFrame) -> tuple[str, pd.DataFrame]
     windows = groups.agg(first=("seq", "min"), last=("seq", "max"), start=("t", "min"), end=("t", "max"))
     windows = windows[groups.size() >= 2]
     windows = windows.assign(node=_nodes(case).reindex(windows.index))
-    for mode in (EXACT, EVENTS):
-        if (found := windows.index.isin(case.epochs_of(mode))).any():
-            return mode, windows[found]
-    return EXACT, windows.head(0)
+    return _best(case, windows, EXACT, EVENTS)
 
 
 def _whole_epochs(case: Case, epochs: dict[int, EpochSpan]) -> tuple[str, pd.DataFrame]:
@@ -367,7 +361,12 @@ def _whole_epochs(case: Case, epochs: dict[int, EpochSpan]) -> tuple[str, pd.Dat
         },
         index=index,
     )
-    for mode in (EXACT, EVENTS, MONITOR):
+    return _best(case, windows, EXACT, EVENTS, MONITOR)
+
+
+def _best(case: Case, windows: pd.DataFrame, *modes: str) -> tuple[str, pd.DataFrame]:
+    """Return the first of the modes that any window was recorded in, and its windows; none of them without."""
+    for mode in modes:
         if (found := windows.index.isin(case.epochs_of(mode))).any():
             return mode, windows[found]
     return EXACT, windows.head(0)

@@ -125,13 +125,6 @@ def replay(shards: Shards, plan: Plan, number: int) -> Replayed:
     outcome, state = _outcomes(shards, shard, plan, number)
     is_read, is_write = shard.is_read, shard.is_write
     pairs = _pairs(shard, is_read, is_write, outcome)
-    return _replayed(shards, number, shard, plan, outcome, state, pairs)
-
-
-def _replayed(
-    shards: Shards, number: int, shard: Shard, plan: Plan, outcome: npt.NDArray[np.int8], state: npt.NDArray[np.int8],
-    pairs: Pairs,
-) -> Replayed:  # fmt: skip
     counted = np.isin(shard.epoch, plan.counted)
     ends = np.full(int(shard.epoch.max(initial=-1)) + 1, np.iinfo(np.int64).min)
     for epoch, end_us in plan.ends_us.items():
@@ -139,8 +132,7 @@ def _replayed(
             ends[epoch] = end_us
     watched_us = ends[shard.epoch] - shard.t_us if len(ends) else shard.t_us
     fill_known = (watched_us >= _WINDOW_US) | (pairs.fill_us >= 0)
-    read, write = counted & shard.is_read, counted & shard.is_write
-    return Replayed(shard, read, write, outcome, state, pairs, fill_known, shards, plan, number)
+    return Replayed(shard, counted & is_read, counted & is_write, outcome, state, pairs, fill_known, shards, plan, number)
 
 
 def _outcomes(
@@ -207,3 +199,12 @@ def by_family(shard: Shard, chosen: Bools, weights: npt.NDArray[Any] | None = No
     """Count the chosen rows, or add up their weights, by family."""
     given = None if weights is None else weights[chosen]
     return np.bincount(shard.family[chosen], given, len(shard.families)).astype(np.int64)
+
+
+def family_table(
+    shard: Shard, rows: Ints, column: npt.NDArray[Any], width: int, weights: npt.NDArray[Any] | None = None
+) -> Ints:  # fmt: skip
+    """Count rows, or add up their weights, by family and by a number below `width` that each of them has."""
+    families = len(shard.families)
+    cell = shard.family[rows].astype(np.int64) * width + column
+    return np.bincount(cell, weights, families * width).reshape(families, width).astype(np.int64)

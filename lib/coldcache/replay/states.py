@@ -17,13 +17,12 @@ from coldcache.commands import STRING_WRITES, Form, Rule, rules
 from coldcache.replay import state_codes as codes
 from coldcache.replay.fills import FILL_WINDOW_S
 from coldcache.replay.windows import Windows, window_of
-from coldcache.shards.shard import NULL, Shard
+from coldcache.shards.shard import NULL, SPREAD, Shard
 
 # A command's time to live counts from its start, its line is stamped at its end: a key is judged only
 # further than this from its deadline. Ten times a time slice of the scheduler, a thousand times a usual command.
 SLACK_MS = 50.0
 _LEAST_SHARE_WITH_TTL = 0.95  # of a family's writes, for its keys to be taken to expire
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio (Knuth, TAOCP 6.4)
 _TYPES = {name: number for number, name in enumerate(("", "string", "hash", "list", "set", "zset", "stream"))}
 _FLAGS = {
     "NX": codes.NX, "XX": codes.XX, "GT": codes.GT, "LT": codes.LT,
@@ -191,7 +190,7 @@ def access_rows(shard: Shard, windows: Windows) -> AccessRows:
     scope = numbered(shard.node.astype(np.int64) * (1 << 20) + np.maximum(shard.db, 0))
     keyed = shard.family >= 0
     # The database spoils the hash a little: keys of one name in two databases are two.
-    numbers, found = pd.factorize(shard.key[keyed] ^ (scope[keyed].astype(np.uint64) * _SPREAD))
+    numbers, found = pd.factorize(shard.key[keyed] ^ (scope[keyed].astype(np.uint64) * SPREAD))
     key = np.full(len(shard), -1, np.int32)
     key[keyed] = numbers
     effect = on_keys[shard.command]
@@ -211,7 +210,7 @@ def access_rows(shard: Shard, windows: Windows) -> AccessRows:
         type=kinds[shard.command],
         deadline_us=_deadlines(shard),
         lookups=shard.lookups.astype(np.uint8),
-        arg=shard.arg.astype(np.int32),
+        arg=shard.arg,
         answers=_answers(shard),
         window=window_of(shard.epoch, shard.seq, windows),
         families=len(shard.families),
@@ -300,7 +299,7 @@ def _with_added(rows: AccessRows, crosses: Bools, named: npt.NDArray[np.uint64],
     crossing = np.flatnonzero(crosses & (rows.effect != codes.SOURCE) & (rows.key >= 0))
     if crossing.size and rows.scopes > 1:
         # Keys of one name on one server stand together in `alike`.
-        name = named ^ (rows.node.astype(np.uint64) * _SPREAD)
+        name = named ^ (rows.node.astype(np.uint64) * SPREAD)
         name_of, scopes = np.zeros(rows.keys, np.uint64), np.zeros(rows.keys, np.int64)
         with_key = rows.key >= 0
         name_of[rows.key[with_key]], scopes[rows.key[with_key]] = name[with_key], rows.scope[with_key]

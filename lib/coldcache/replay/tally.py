@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from coldcache.replay.inference import HIT, KEY_STATES
-from coldcache.replay.replayed import Bools, Ints, Replayed, by_family
+from coldcache.replay.replayed import Bools, Ints, Replayed, by_family, family_table
 
 MISS_KINDS = 4 * len(KEY_STATES)
 _MOST_TTLS = 16  # of a family and shard: one that most writes carry is among them
@@ -139,23 +139,20 @@ def _misses(replayed: Replayed) -> dict[str, Any]:
     """Count the misses of each family and kind."""
     kind = miss_kinds(replayed)
     rows = np.flatnonzero(kind >= 0)
-    shape = (len(replayed.shard.families), MISS_KINDS)
-    cell = replayed.shard.family[rows].astype(np.int64) * MISS_KINDS + kind[rows]
-    found = (np.bincount(cell, weights, shape[0] * shape[1]) for weights in (None, replayed.shard.lookups[rows]))
-    return dict(
-        zip(("miss_rows", "miss_kind_lookups"), (counts.reshape(shape).astype(np.int64) for counts in found), strict=True)
-    )
+    shard = replayed.shard
+    return {
+        "miss_rows": family_table(shard, rows, kind[rows], MISS_KINDS),
+        "miss_kind_lookups": family_table(shard, rows, kind[rows], MISS_KINDS, shard.lookups[rows]),
+    }
 
 
 def _values(replayed: Replayed) -> dict[str, Any]:
     """Count what is written."""
     shard, pairs, words = replayed.shard, replayed.pairs, replayed.shard.vocabulary
-    families = len(shard.families)
 
     def table(chosen: Bools, label: npt.NDArray[np.int16], names: tuple[str, ...]) -> Ints:
         rows = np.flatnonzero(chosen & (label >= 0))
-        cells = shard.family[rows].astype(np.int64) * len(names) + label[rows]
-        return np.bincount(cells, minlength=families * len(names)).reshape(families, len(names)).astype(np.int64)
+        return family_table(shard, rows, label[rows], len(names))
 
     stored = replayed.is_write & shard.is_("outcome", "written")
     rewrite = replayed.is_write & (pairs.follows >= 0)

@@ -22,15 +22,14 @@ import pyarrow as pa
 
 from coldcache import schema
 from coldcache.commands import FLUSHES, SWEEPING
-from coldcache.keys.families import Families, Looks, bytes_of, looks_of, templates_of, texts_of
+from coldcache.keys.families import Families, Looks, bytes_of, first_places, looks_of, templates_of, texts_of
 from coldcache.shards.scratch import Columns, Scratch, constant, is_constant, joined
-from coldcache.shards.shard import LABELS, NONE, NULL, Removals, Shard, Vocabulary
+from coldcache.shards.shard import LABELS, NONE, NULL, SPREAD, Removals, Shard, Vocabulary
 from coldcache.shards.workers import Workers
 from coldcache.sources.arrays import numbers
 
 ROWS_IN_SHARD = 500_000  # some 90 bytes each, and as much again while it is followed
 SILENCE_US = 2_000_000  # what is said to be silence: no access for so long
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio (Knuth, TAOCP 6.4)
 _COLUMNS = [
     "t", "seq", "epoch", "node", "db", "client", "command", "arg", "op", "lookups", "ttl_ms", "ttl_form", "condition",
     "value_bytes", "value_digest", "value_format", "outcome", "key_state",
@@ -268,8 +267,7 @@ def _survey(case: Source, scratch: Scratch, secret: _Hashes, item: tuple[int, st
 def _families(scratch: Scratch, workers: Workers, surveyed: Sequence[_Hashes], secret: _Hashes) -> Families:
     """Return the families of all keys. Of templates that many parts have, one gives the text."""
     number, hashes = pd.factorize(np.concatenate(surveyed))
-    first = np.empty(len(hashes), np.int64)
-    first[number[::-1]] = np.arange(len(number))[::-1]
+    first = first_places(number, len(hashes))
     starts = np.cumsum([0, *map(len, surveyed)])
     by_part = np.split(first, np.searchsorted(first, starts[1:-1]))  # they are in order
     wanted = [(part, places - start) for part, (places, start) in enumerate(zip(by_part, starts, strict=False)) if len(places)]
@@ -309,7 +307,7 @@ def _deal(
     code, further = families.of(templates)
     keyed = looks["template"] >= 0
     columns["key"] = looks["key"]
-    columns["ids"] = looks["ids"] ^ (np.append(further, np.uint64(0))[looks["template"]] * _SPREAD)
+    columns["ids"] = looks["ids"] ^ (np.append(further, np.uint64(0))[looks["template"]] * SPREAD)
     columns["family"] = np.append(code, np.int32(NONE))[looks["template"]]
     commands = int(((columns["arg"] <= 0) & (columns["command"] >= 0)).sum())
 
@@ -354,7 +352,7 @@ def _dealt_rows(
 
 def shard_of(key: _Hashes, ids: _Hashes, count: int) -> npt.NDArray[np.int16]:
     """Return in which of so many shards each key is."""
-    hashed = np.where(ids != 0, ids, key) * _SPREAD
+    hashed = np.where(ids != 0, ids, key) * SPREAD
     # As good as a remainder, and faster.
     return (((hashed >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)).astype(np.int16)
 
@@ -480,7 +478,7 @@ def _deal_removals(case: Source, scratch: Scratch, families: Families, secret: _
     known = np.isin(looks.template, families.template)
     code, further = families.of(looks.template[known])
     columns = {name: values[known] for name, values in columns.items()}
-    columns |= {"family": code, "key": looks.key[known], "ids": looks.ids[known] ^ (further * _SPREAD)}
+    columns |= {"family": code, "key": looks.key[known], "ids": looks.ids[known] ^ (further * SPREAD)}
     every = np.ones(int(known.sum()), np.bool_)
     rows, bounds = _dealt_rows(shard_of(columns["key"], columns["ids"], count), every, ~every, count)
     scratch.put("removals", {name: values[rows] for name, values in columns.items()}, bounds)

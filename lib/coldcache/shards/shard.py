@@ -12,6 +12,7 @@ import pandas as pd
 
 NULL = np.iinfo(np.int64).min  # of a time to live that was not asked for
 NONE = -1  # of a number that counts from 0
+SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads small numbers over all bits (Knuth, TAOCP 6.4)
 
 #: The columns with few distinct texts, as numbers into a `Vocabulary`.
 LABELS = ("node", "client", "command", "op", "ttl_form", "condition", "value_format", "outcome", "key_state")
@@ -30,11 +31,6 @@ class Vocabulary:
     value_format: tuple[str, ...] = ()
     outcome: tuple[str, ...] = ()
     key_state: tuple[str, ...] = ()
-
-    def number(self, label: str, text: str) -> int:
-        """Return the number of a text, -2, which no row has, if it does not occur."""
-        names: tuple[str, ...] = getattr(self, label)
-        return names.index(text) if text in names else -2
 
     def told(self, label: str, function: Any, null: Any = False) -> npt.NDArray[Any]:
         """Return ``function(text)`` of each text of a label, and `null` at the end, where -1 points to."""
