@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 _Read = TypeVar("_Read")
-_Here = type(Path())  # the kind of a path to a file of this machine
+HERE = type(Path())  # the kind of a path to a file of this machine
 _NEEDED = frozenset({"span", "epochs", "servers", "rows", "gaps", "clock_offsets", "made_by"})
 SAMPLE_PREFIX = "sample-"
 # What a user calls the evidence, and the table that holds it.
@@ -257,7 +257,7 @@ class Case(SelfShowing):
 
 def _with_file(path: Path, reading: Callable[[Any], _Read]) -> _Read:
     """Return what `reading` makes of a file, wherever it lies."""
-    if isinstance(path, _Here):
+    if isinstance(path, HERE):
         return reading(path)
     with path.open("rb") as file:
         return reading(file)
@@ -269,7 +269,7 @@ def _part(columns: list[str], file: Any) -> pa.Table:
 
 def _arrow(path: Path, columns: list[str] | None) -> pa.Table:
     """Return a table, or all parts of one."""
-    if isinstance(path, _Here) or not path.is_dir():
+    if isinstance(path, HERE) or not path.is_dir():
         return _with_file(path, partial(pq.read_table, columns=columns))
     parts = sorted(path.glob("part-*.parquet"))
     return pa.concat_tables([_with_file(part, partial(pq.read_table, columns=columns)) for part in parts])

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from coldcache.case import HERE
 from coldcache.errors import SchedulerError
 
 Columns = Mapping[str, npt.NDArray[Any]]
 _Ints = npt.NDArray[np.int64]
-_Here = type(Path())  # the kind of a path to a file of this machine
 _PREFIX, _OWNER = ".scratch-", "owner"
 _LENGTH = 8  # bytes at a file's end: how long the index before them is
 
@@ -69,7 +69,7 @@ class Scratch:
         folder = case / f"{_PREFIX}{uuid.uuid4().hex[:12]}"
         try:
             folder.mkdir(mode=0o700)
-            if isinstance(folder, _Here):
+            if isinstance(folder, HERE):
                 _remove_abandoned(case)
                 return cls(folder, _owner=_owned(folder))
         except (OSError, NotImplementedError):
@@ -94,7 +94,7 @@ class Scratch:
             return
         path = self.folder / name
         # Elsewhere a file is there once it is whole.
-        unfinished = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}.part") if isinstance(path, _Here) else path
+        unfinished = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}.part") if isinstance(path, HERE) else path
         places, constants, at = {}, {}, 0
         with unfinished.open("wb") as file:
             for column, values in columns.items():
@@ -169,7 +169,7 @@ class Scratch:
         if self._owner >= 0:
             with contextlib.suppress(OSError):
                 os.close(self._owner)
-        if isinstance(self.folder, _Here):
+        if isinstance(self.folder, HERE):
             shutil.rmtree(self.folder, ignore_errors=True)
         elif self.folder is not None:
             with contextlib.suppress(OSError):

@@ -78,38 +78,23 @@ _RULE_SIZE = len(RULE)
 _HASH, _CHECK, _NAME_AT, _NAME_SIZE = range(4)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def int32s(_typing: Any, address: Any) -> Any:
-    """Return what an address holds, as 32-bit integers to be indexed without any test."""
-    return types.CPointer(types.int32)(types.int64), _as_pointer
+def _numbers_at(kind: Any) -> Any:
+    """Return what gives the numbers of a kind that an address holds, to be indexed without any test."""
 
+    @intrinsic  # type: ignore[untyped-decorator]
+    def numbers(_typing: Any, address: Any) -> Any:
+        return types.CPointer(kind)(types.int64), _as_pointer
 
-@intrinsic  # type: ignore[untyped-decorator]
-def int64s(_typing: Any, address: Any) -> Any:
-    """Return what an address holds, as 64-bit integers to be indexed without any test."""
-    return types.CPointer(types.int64)(types.int64), _as_pointer
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def uint64s(_typing: Any, address: Any) -> Any:
-    """Return what an address holds, as unsigned 64-bit integers to be indexed without any test."""
-    return types.CPointer(types.uint64)(types.int64), _as_pointer
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def float64s(_typing: Any, address: Any) -> Any:
-    """Return what an address holds, as 64-bit floating-point numbers to be indexed without any test."""
-    return types.CPointer(types.float64)(types.int64), _as_pointer
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def uint8s(_typing: Any, address: Any) -> Any:
-    """Return what an address holds, as bytes to be indexed without any test."""
-    return types.CPointer(types.uint8)(types.int64), _as_pointer
+    return numbers
 
 
 def _as_pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+
+uint8s, int32s, int64s, uint64s, float64s = (
+    _numbers_at(kind) for kind in (types.uint8, types.int32, types.int64, types.uint64, types.float64)
+)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
