@@ -37,6 +37,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from coldcache.keys import tokens as cut
+from coldcache.keys.numbering import numbers_of
 from coldcache.sources.monitor import escape
 
 VARIABLE = "*"
@@ -172,24 +174,24 @@ def looks_of(keys: pa.Array, secret: _Hashes) -> Looks:
     return Looks(*cut.look_up(*_bytes_of(keys.cast(pa.large_string())), secret))
 
 
-def first_places(number: _Ints, count: int) -> _Ints:
+def first_places(number: npt.NDArray[np.integer[Any]], count: int) -> _Ints:
     """Return where each of so many numbers first stands."""
     first = np.empty(count, np.int64)
     first[number[::-1]] = np.arange(len(number))[::-1]  # of several at one place, the last stays: the first of them
     return first
 
 
-def templates_of(keys: pa.Array, looks: Looks) -> tuple[_Ints, _Hashes, pa.Array]:
+def templates_of(keys: pa.Array, looks: Looks) -> tuple[npt.NDArray[np.int32], _Hashes, pa.Array]:
     """Return the different templates of some keys by looks, in order of first appearance.
 
     Returns
     -------
-    (number, hashes, templates)
-        `number` : of each key, the place of its template in the other two; `hashes` : uint64; `templates` : their texts.
+    (numbers, hashes, templates)
+        `numbers` : of each key, the place of its template in the other two; `hashes` : uint64; `templates` : their texts.
     """
-    number, hashes = pd.factorize(looks.template)
-    first = first_places(number, len(hashes))
-    return number, hashes, _stars_for_identifiers(keys.take(pa.array(first)).fill_null(""))
+    numbers, hashes = numbers_of(looks.template)
+    first = first_places(numbers, len(hashes))
+    return numbers, hashes, _stars_for_identifiers(keys.take(pa.array(first)).fill_null(""))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -255,9 +257,9 @@ def families_of(keys: pa.Array) -> tuple[npt.NDArray[np.int32], list[str]]:
         return np.empty(0, np.int32), []
     secret = np.frombuffer(secrets.token_bytes(16), np.uint64)
     looks = looks_of(keys, secret)
-    number, hashes, templates = templates_of(keys, looks)
+    numbers, hashes, templates = templates_of(keys, looks)
     families = Families.of_templates(hashes, templates, secret)
-    codes, names = pd.factorize(families.of(hashes)[0][number])
+    codes, names = pd.factorize(families.of(hashes)[0][numbers])
     return codes.astype(np.int32), [families.names[name] for name in names]
 
 

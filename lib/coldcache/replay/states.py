@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from coldcache.commands import STRING_WRITES, Form, Rule, rules
+from coldcache.keys.numbering import numbers_of
 from coldcache.replay import state_codes as codes
 from coldcache.replay.fills import FILL_WINDOW_S
 from coldcache.replay.windows import Windows, window_of
@@ -190,7 +191,7 @@ def access_rows(shard: Shard, windows: Windows) -> AccessRows:
     scope = numbered(shard.node.astype(np.int64) * (1 << 20) + np.maximum(shard.db, 0))
     keyed = shard.family >= 0
     # The database spoils the hash a little: keys of one name in two databases are two.
-    numbers, found = pd.factorize(shard.key[keyed] ^ (scope[keyed].astype(np.uint64) * SPREAD))
+    numbers, found = numbers_of(shard.key[keyed] ^ (scope[keyed].astype(np.uint64) * SPREAD))
     key = np.full(len(shard), -1, np.int32)
     key[keyed] = numbers
     effect = on_keys[shard.command]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from coldcache.keys.numbering import numbers_of
 from coldcache.replay.ledger import Ledger
 from coldcache.replay.replayed import Replayed, by_family
 from coldcache.shards.shard import NULL
@@ -108,7 +109,7 @@ def _used(replayed: Replayed) -> _Used:
     shard, count = replayed.shard, len(replayed.shard.families)
     read, written = replayed.is_read, replayed.is_done
     rows = np.flatnonzero(read | written)
-    numbers, found = pd.factorize(shard.key[rows])
+    numbers, found = numbers_of(shard.key[rows])
     reads, writes = (np.bincount(numbers[chosen[rows]], minlength=len(found)) for chosen in (read, written))
     family, last = np.zeros(len(found), np.int64), np.full(len(found), -1, np.int64)
     family[numbers] = shard.family[rows]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+
+from coldcache.keys.numbering import numbers_of
 
 NULL = np.iinfo(np.int64).min  # of a time to live that was not asked for
 NONE = -1  # of a number that counts from 0
@@ -98,7 +99,7 @@ class Shard:
     @cached_property
     def names(self) -> tuple[npt.NDArray[np.int64], int]:
         """A number for the name of each row's key, whatever its database, and how many there are."""
-        numbers, found = pd.factorize(self.key)
+        numbers, found = numbers_of(self.key)
         return numbers.astype(np.int64), len(found)
 
     @cached_property
