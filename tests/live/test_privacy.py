@@ -463,7 +463,7 @@ def test_a_wrong_option_is_told_without_the_url(server: Server, place: Place, ar
 CRASHES = {
     "at the start": "import coldcache.record.recorder as r; r.Guardian = lambda folder: 1 / 0",
     "in a thread": "import coldcache.record.node as n; n.NodeRecorder._learn = lambda *a, **k: {}[a]",
-    "while finishing": "import coldcache.record.finish as f; f.build_tables = lambda *a: {}['bug']",
+    "while finishing": "import coldcache.record.build as b; b.build_tables = lambda *a: {}['bug']",
     "in the tables": "import coldcache.record.build as b; b.AccessBuilder.feed = lambda self, item, at: {}['bug']",
 }
 

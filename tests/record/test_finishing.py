@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 from coldcache.case import Case, iso, new_case_folder, write_meta
 from coldcache.errors import NotACaseError, RecordingFailedError, UnfinishedCaseError
-from coldcache.record import finish
+from coldcache.record import build
 from coldcache.record.build import build_tables
 from coldcache.record.capture import STAMP
 from coldcache.record.finish import FINISHING, RECORDING, finish_case, locked, open_case, read_meta
@@ -395,7 +395,7 @@ def test_a_full_disk_while_finishing_loses_nothing_and_can_be_tried_again(tmp_pa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(finish, "build_tables", full)
+        patch.setattr(build, "build_tables", full)
         with pytest.raises(RecordingFailedError, match="No space left"):
             finish_case(folder)
     assert read_meta(folder)["ended"] is None

@@ -10,14 +10,16 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from coldcache import case as cases
 from coldcache.case import Case, count_rows, iso, private_file, write_meta
 from coldcache.errors import NotACaseError, RecordingFailedError, UnfinishedCaseError
-from coldcache.record.build import Built, build_tables
+
+if TYPE_CHECKING:
+    from coldcache.record.build import Built
 
 _LOCK = ".lock"
 _WAIT_FOR_ANOTHER_S = 1800.0
@@ -117,6 +119,8 @@ def finish_case(folder: Path, *, already_locked: bool = False) -> None:
         meta = read_meta(folder)
         if meta.get("ended", "") is not None:
             return
+        from coldcache.record.build import build_tables  # and what records, which takes 0.1 s that a finished case can do without
+
         try:
             built = build_tables(folder, meta)
             write_meta(folder, _finished(folder, meta, built))
