@@ -187,6 +187,40 @@ SLOWLOG = Table(
     ),
 )
 
+CLIENTS = Table(
+    "clients",
+    "server/clients.parquet",
+    "who was connected: CLIENT LIST at the start, every ten seconds and at the end, where there were a thousand or fewer",
+    _columns(
+        ("t", TIME, "when it was asked for, clock of the machine that recorded"),
+        ("node", _LABEL, "which server, host:port"),
+        ("client", _LABEL, "address of the connection"),
+        ("name", _LABEL, "its name, CLIENT SETNAME"),
+        ("user", _LABEL, "the ACL user that it is"),
+        ("library", _LABEL, "its client library, CLIENT SETINFO"),
+        ("flags", _LABEL, "O monitor, P subscriber, S replica, b blocked, N none … as CLIENT LIST prints them"),
+        ("db", pa.int32(), "logical database"),
+        ("age_s", pa.int64(), "seconds since it connected"),
+        ("idle_s", pa.int64(), "seconds since its last command"),
+        ("output_bytes", pa.int64(), "replies that wait for it to read, bytes"),
+        ("memory_bytes", pa.int64(), "all that the server keeps for it, bytes"),
+        ("command", _LABEL, "its last command, lower case"),
+    ),
+)
+
+USERS = Table(
+    "users",
+    "server/users.parquet",
+    "the ACL users of each server, without passwords and their hashes; known to the default user only",
+    _columns(
+        ("node", _LABEL, "which server, host:port"),
+        ("user", _TEXT, "name"),
+        ("enabled", pa.bool_(), "may log in"),
+        ("needs_password", pa.bool_(), "false: anybody who reaches the server is that user"),
+        ("rules", _TEXT, "what it may do: commands, keys and channels as ACL LIST prints them"),
+    ),
+)
+
 BIG_KEYS = Table(
     "big_keys",
     "server/big_keys.parquet",
@@ -292,7 +326,7 @@ HEAP_STACKS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        ACCESSES, REJECTED, KEY_EVENTS, INFO, COMMANDSTATS, ERRORSTATS, CONFIG, SLOWLOG, BIG_KEYS,
+        ACCESSES, REJECTED, KEY_EVENTS, INFO, COMMANDSTATS, ERRORSTATS, CONFIG, SLOWLOG, CLIENTS, USERS, BIG_KEYS,
         PROCESS, CGROUP, GC, APP_LOG, HEAP_SNAPSHOTS, HEAP_INTERVALS, HEAP_STACKS,
     )
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import random
 import signal
@@ -306,6 +307,31 @@ def test_slow_commands_are_kept_without_their_arguments(server_url: str, tmp_pat
     assert slow["duration_us"].gt(1000).all()
     assert "secret" not in slow.to_string()
     assert not slow["command"].astype("str").str.startswith(("INFO", "CONFIG")).any()
+
+
+def test_connections_and_users_are_kept_without_passwords(server_url: str, tmp_path: Path):
+    # GIVEN a user with a password, and a monitor
+    client = redis.Redis.from_url(server_url, protocol=2, client_name="shop")
+    client.acl_setuser("app", enabled=True, passwords=["+a-very-secret-password"], keys=["cache:*"], commands=["+get"])
+    try:
+        with client.monitor():
+            case = record(RecordOptions(url=server_url, out=tmp_path / "case", seconds=2), lambda progress: client.get("k"))
+    finally:
+        client.acl_deluser("app")
+        client.close()
+    # THEN both are in the case, each with what it costs or may do, and nobody's secret is
+    clients, users = case.table("clients"), case.table("users").set_index("user")
+    assert set(clients.loc[clients["flags"].astype("str").eq("O"), "command"].astype("str")) >= {"monitor"}
+    shop = clients[clients["name"].astype("str").eq("shop")]
+    assert shop["memory_bytes"].gt(0).all()
+    assert len(shop["t"].unique()) == 2  # at the start and at the end
+    assert not clients["name"].astype("str").str.startswith("coldcache").any()
+    assert bool(users.loc["app", "needs_password"])
+    assert not bool(users.loc["default", "needs_password"])
+    assert "~cache:*" in users.loc["app", "rules"]
+    secrets = b"a-very-secret-password", hashlib.sha256(b"a-very-secret-password").hexdigest().encode()
+    written = b"".join(path.read_bytes() for path in case.folder.rglob("*") if path.is_file())
+    assert not any(secret in written or secret.decode() in users.to_string() for secret in secrets)
 
 
 def test_the_raw_stream_is_kept_compressed_only_when_asked_for(server_url: str, tmp_path: Path):

@@ -9,7 +9,8 @@ from urllib.parse import quote
 import pytest
 import redis
 from coldcache.errors import ServerRefusedError, ServerUnreachableError, UrlError
-from coldcache.record.server import bare_url, client_fields, client_of, friendly, node_name, protocol_of, url_from, url_of_node
+from coldcache.record.server import bare_url, client_of, friendly, node_name, protocol_of, url_from, url_of_node
+from coldcache.sources.clients import client_fields
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -24,7 +24,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coldcache.errors import ColdcacheError
-from coldcache.record.server import KEY_EVENTS, bare_url, client_fields, client_of, friendly, node_name
+from coldcache.record.server import KEY_EVENTS, bare_url, client_of, friendly, node_name
+from coldcache.sources.clients import client_fields
 from coldcache.sources.info import parse_info
 from coldcache.sources.monitor import MARK_CHANNEL
 

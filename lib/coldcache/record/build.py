@@ -25,6 +25,7 @@ from coldcache.record.capture import STAMP
 from coldcache.record.journal import read_journal, stream_path
 from coldcache.sources.accesses import WITHOUT_LINES, AccessBuilder, EpochStart
 from coldcache.sources.app_log import app_log_table
+from coldcache.sources.clients import client_rows, user_rows
 from coldcache.sources.heap import read_heap
 from coldcache.sources.info import InfoSample, commandstats_table, errorstats_table, info_table
 from coldcache.sources.jsonl import json_lines, stamped_table
@@ -362,12 +363,13 @@ def _server_tables(folder: Path, session: dict[str, Any], events: list[dict[str,
         frame = pd.DataFrame(rows, columns=[column.name for column in schema.CONFIG.columns])
         write_table(folder, "config", frame)
     _slow_commands(folder, session, events)
+    _connections(folder, session, events)
 
 
 def _slow_commands(folder: Path, session: dict[str, Any], events: list[dict[str, Any]]) -> None:
     """Write the slow log; our own commands are left out of it, as of everything."""
     logs = [event for event in events if event["event"] == "slowlog"]
-    own = {address for event in events if event["event"] == "epoch" for address in event["own"]}
+    own = _own(events)
     rows = [
         (entry["stamp_us"], event["node"], entry["command"], entry["duration_us"], entry["arguments"], entry["client"])
         for event in logs
@@ -378,6 +380,26 @@ def _slow_commands(folder: Path, session: dict[str, Any], events: list[dict[str,
         # Its times are whole seconds.
         began = pd.Timestamp(int(session["stamp_us"]) // 1_000_000, unit="s", tz="UTC").as_unit("us")
         _add_rows(folder, "slowlog", stamped_table(rows, schema.SLOWLOG), began)
+
+
+def _connections(folder: Path, session: dict[str, Any], events: list[dict[str, Any]]) -> None:
+    """Write who was connected, but for us, and which users there are."""
+    if samples := [event for event in events if event["event"] == "clients"]:
+        rows = client_rows(samples, _own(events))
+        _add_rows(folder, "clients", stamped_table(rows, schema.CLIENTS), _began(session))
+    if users := {event["node"]: event["users"] for event in events if event["event"] == "users"}:
+        frame = pd.DataFrame(user_rows(users), columns=[column.name for column in schema.USERS.columns])
+        write_table(folder, "users", frame)
+
+
+def _own(events: list[dict[str, Any]]) -> frozenset[str]:
+    """Return the addresses of our connections."""
+    return frozenset(address for event in events if event["event"] == "epoch" for address in event["own"])
+
+
+def _began(session: dict[str, Any]) -> pd.Timestamp:
+    """Return when the session began, by this machine's clock."""
+    return pd.Timestamp(int(session["stamp_us"]), unit="us", tz="UTC").as_unit("us")
 
 
 def _replace_rows(folder: Path, name: str, frame: pd.DataFrame | None, first_epoch: int) -> None:
@@ -394,7 +416,7 @@ def _replace_rows(folder: Path, name: str, frame: pd.DataFrame | None, first_epo
 
 def _process_tables(folder: Path, session: dict[str, Any], built: Built, hidden: HiddenKeys | None) -> None:
     """Write what is known of the process, with keys as `hidden` has them."""
-    began = pd.Timestamp(int(session["stamp_us"]), unit="us", tz="UTC").as_unit("us")
+    began = _began(session)
     for name, (file, table_of) in _PROCESS_TABLES.items():
         lines = json_lines(folder / "raw" / file)
         if not lines:

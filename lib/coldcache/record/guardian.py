@@ -28,7 +28,8 @@ import psutil
 import redis
 
 from coldcache.errors import ColdcacheError
-from coldcache.record.server import CAPTURE_NAME, GUARDIAN_NAME, client_fields, client_of
+from coldcache.record.server import CAPTURE_NAME, GUARDIAN_NAME, client_of
+from coldcache.sources.clients import client_fields
 
 # Half of what stands for a stalled monitor: the server itself would cut at 32 MB.
 MOST_BUFFER_BYTES = 8 << 20

@@ -13,6 +13,8 @@ epoch_end    ``epoch``, ``reason``, ``asked``: whether we ended it ourselves
 distrust     ``epoch``, ``samples``: how many INFO samples of it still count
 config       ``node``, ``values``
 slowlog      ``node``, ``entries``: time, command, duration, client
+clients      ``node``, ``clients``: who is connected, see :mod:`coldcache.sources.clients`
+users        ``node``, ``users``: likewise
 note         ``text``: what a reader of the case should know
 end          ``how``
 ===========  ================================================================================
@@ -115,6 +117,14 @@ class Journal:
     def slow_commands(self, node: str, entries: list[dict[str, Any]]) -> None:
         """Keep the slow log of a server."""
         self._write("slowlog", node=node, entries=entries)
+
+    def clients(self, node: str, clients: list[dict[str, Any]]) -> None:
+        """Keep who is connected to a server."""
+        self._write("clients", node=node, clients=clients)
+
+    def users(self, node: str, users: list[dict[str, Any]]) -> None:
+        """Keep which users a server knows."""
+        self._write("users", node=node, users=users)
 
     def note(self, text: str) -> None:
         """Keep what a reader of the case should know."""

@@ -37,6 +37,8 @@ _SAMPLE_S = 1.0
 _MOST_PAUSE = 19.0  # times as long as a sample
 _RECONNECT_S = 0.5
 _LOOK_AROUND_EVERY = 4  # samples: at the setting we need, and at the cluster's topology
+# Samples of INFO for one of CLIENT LIST, which takes the server some 2 us a connection; it is not asked for of more than that.
+_CLIENTS_EVERY, _MOST_CLIENTS = 20, 1000
 # What a capture must have left waiting for a disconnect to be put down to it, where INFO has no
 # counter of such disconnects (it has from Valkey 9 on).
 _TELLING_BUFFER_BYTES = 256 << 10
@@ -221,6 +223,7 @@ class NodeRecorder:
             self._disconnections = _disconnections(parse_info(control.info())[0])
         self._config = control.config()
         self._journal.config(self.node, self._config)
+        self._journal.users(self.node, control.users())
 
     def _disconnect(self) -> None:
         """Put the setting back and close; where the server is gone, the guardian keeps trying for a while."""
@@ -234,6 +237,12 @@ class NodeRecorder:
         if self._control:
             with contextlib.suppress(redis.RedisError, OSError):
                 self._journal.slow_commands(self.node, self._control.slow_commands(int(self._began_s)))
+
+    def _keep_clients(self, flat: dict[str, str]) -> None:
+        """Keep who is connected, unless they are so many that asking would be felt."""
+        if self._control and _count(flat, "connected_clients") <= _MOST_CLIENTS:
+            with contextlib.suppress(*_LOST):
+                self._journal.clients(self.node, self._control.clients())
 
     def _put_back(self) -> None:
         if self._setting and self._control:
@@ -412,6 +421,8 @@ class NodeRecorder:
             except OSError:
                 self.disk_full = True
                 return _End("fatal", "the disk is full")
+            if stopping or taken % _CLIENTS_EVERY == 0:
+                self._keep_clients(flat)
             taken += 1
             harm = self._learn(epoch, before, now, now[0] - asked_at)
             self._first_sample.set()

@@ -23,6 +23,7 @@ from redis.retry import Retry
 
 from coldcache.commands import full_name
 from coldcache.errors import ServerRefusedError, ServerUnreachableError, UrlError
+from coldcache.sources.clients import client_fields, kept, user_of
 from coldcache.sources.info import parse_info
 from coldcache.sources.monitor import MARK_CHANNEL
 
@@ -285,12 +286,6 @@ def bare_url(url: str) -> str:
     return urlunsplit(parts._replace(query=query, path=""))
 
 
-def client_fields(reply: object) -> dict[str, str]:
-    """Return the fields of one line of CLIENT INFO or CLIENT LIST."""
-    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
-    return dict(part.split("=", 1) for part in text.split() if "=" in part)
-
-
 class Control:
     """The control connection: INFO, CONFIG, marks in the stream.
 
@@ -356,9 +351,26 @@ class Control:
         """Return this connection's address as the server, and so MONITOR, prints it."""
         return client_fields(self._client.execute_command("CLIENT INFO"))["addr"]
 
-    def clients(self) -> list[dict[str, str]]:
-        """Return CLIENT LIST, one dict of fields for each connection."""
-        return [client_fields(line) for line in str(self._client.execute_command("CLIENT LIST")).splitlines() if line]
+    def clients(self) -> list[dict[str, Any]]:
+        """Return who is connected, see :func:`coldcache.sources.clients.kept`; empty where CLIENT LIST is refused."""
+        try:
+            lines = str(self._client.execute_command("CLIENT LIST")).splitlines()
+        except redis.ResponseError:
+            return []
+        return [kept(client_fields(line)) for line in lines if line]
+
+    def users(self) -> list[dict[str, Any]]:
+        """Return the server's users without their passwords; empty where ACL LIST is refused, or unknown (before Redis 6).
+
+        It is asked for as the default user only: where another one may not, the server would log the attempt.
+        """
+        try:
+            if client_fields(self._client.execute_command("CLIENT INFO")).get("user") != "default":
+                return []
+            lines = self._client.execute_command("ACL LIST")
+        except redis.ResponseError:
+            return []
+        return [user for line in lines if (user := user_of(str(line)))]
 
     def cluster_nodes(self) -> str:
         """Return CLUSTER NODES' text."""
