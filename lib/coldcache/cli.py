@@ -437,6 +437,10 @@ def import_(
 def diagnose(
     case: CaseArgument,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="CASE", help="say what changed from that recording: a good one, or one from before a repair"),
+    ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -453,18 +457,25 @@ def diagnose(
     from coldcache.record.finish import open_case
     from coldcache.shards.workers import Workers
 
-    opened = open_case(case)
+    cases = [open_case(name) for name in (case, baseline) if name is not None]
     _say_when_compiling(quiet)
     with (
         _bar("diagnosing", quiet, None, "MofNCompleteColumn") as update,
         Workers(scheduler, lambda what, done, total: update(completed=done, total=total, shown=what)) as workers,
     ):
-        diagnosis = diagnose_case(opened, workers)
+        diagnosis, *good = (diagnose_case(opened, workers) for opened in cases)
+        comparison = None
+        if good:
+            from coldcache.compare import compare
+
+            comparison = compare(good[0], diagnosis)
     if as_json:
-        typer.echo(json.dumps(diagnosis.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        told = diagnosis.to_dict() | ({"baseline": comparison.to_dict()} if comparison else {})
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        typer.echo(str(diagnosis.ledger))
-        typer.echo(str(diagnosis))
+        for part in (diagnosis.ledger, diagnosis, comparison):
+            if part is not None:
+                typer.echo(str(part))
     return ALERT if diagnosis.alert else FINE
 
 
