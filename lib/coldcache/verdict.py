@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from coldcache.causes.diagnosis import HEALTHY, Diagnosis
-from coldcache.causes.outcomes import Finding, percent
+from coldcache.causes.outcomes import Advice, Evidence, Finding, percent
 
 MIME = "application/vnd.coldcache.verdict+json"
 _TITLES = {
@@ -87,6 +87,7 @@ def verdict_html(diagnosis: Diagnosis) -> str:
     parts.append("</div>")
     for rank, (finding, count) in enumerate(zip(diagnosis.findings, diagnosis.attributed, strict=True), start=1):
         parts.append(_finding_html(diagnosis, rank, finding, count))
+    parts += [_advice_html(advice) for advice in diagnosis.advice]
     parts.append("</div>")
     return "\n".join(parts)
 
@@ -123,11 +124,6 @@ def _finding_html(diagnosis: Diagnosis, rank: int, finding: Finding, count: int)
         share = "misses unknown"
     else:
         share = f"{count:,} of {misses:,} misses ({percent(share_of_misses)})" if count else "no misses"
-    rows = "".join(
-        f"<tr><td>{html.escape(evidence.what)}</td><td class='cc-n'>{_number(evidence.value)}</td>"
-        f"<td class='cc-n'>{_number(evidence.control)}</td></tr>"
-        for evidence in finding.evidence
-    )
     families = "".join(
         f"<li><code>{html.escape(pair['reads'])}</code>"
         + (f" is written as <code>{html.escape(pair['writes'])}</code>" if pair["reads"] != pair["writes"] else "")
@@ -140,9 +136,26 @@ def _finding_html(diagnosis: Diagnosis, rank: int, finding: Finding, count: int)
         # The first finding's summary is the headline above.
         + (f"<p>{html.escape(finding.summary)}</p>" if rank > 1 else "")
         + (f"<ul>{families}</ul>" if families else "")
-        + "<table><tr><th>Evidence</th><th class='cc-n'>value</th><th class='cc-n'>control</th></tr>"
-        + f"{rows}</table></div>"
+        + f"{_evidence_html(finding.evidence)}</div>"
     )
+
+
+def _advice_html(advice: Advice) -> str:
+    code = f"<pre>{html.escape(advice.fix.code.rstrip())}</pre>" if advice.fix.code else ""
+    return (
+        f'<div class="cc-card"><p><b>Advice</b> <span class="cc-muted">of the audit; no miss is due to it</span></p>'
+        f"<p>{html.escape(advice.summary)}</p><p><b>Do this:</b> {html.escape(advice.fix.text)}</p>{code}"
+        f"{_evidence_html(advice.evidence)}</div>"
+    )
+
+
+def _evidence_html(evidence: tuple[Evidence, ...]) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(one.what)}</td><td class='cc-n'>{_number(one.value)}</td>"
+        f"<td class='cc-n'>{_number(one.control)}</td></tr>"
+        for one in evidence
+    )
+    return f"<table><tr><th>Evidence</th><th class='cc-n'>value</th><th class='cc-n'>control</th></tr>{rows}</table>"
 
 
 def _number(value: float | int | None) -> str:

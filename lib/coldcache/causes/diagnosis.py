@@ -12,9 +12,21 @@ import pandas as pd
 
 from coldcache.case import Case, iso
 from coldcache.causes import integrity, key_states, keys, memory, payloads, ttl
+from coldcache.causes.audit import audit
 from coldcache.causes.baseline import BASELINE, COLD_START, UNJUDGED, baseline_causes, by_cause
 from coldcache.causes.key_states import Unclaimed
-from coldcache.causes.outcomes import CAUSES, CONFIRMED, Check, Claim, Finding, Investigation, NotTestable, RuledOut, union
+from coldcache.causes.outcomes import (
+    CAUSES,
+    CONFIRMED,
+    Advice,
+    Check,
+    Claim,
+    Finding,
+    Investigation,
+    NotTestable,
+    RuledOut,
+    union,
+)
 from coldcache.memory.survivors import Survivors
 from coldcache.memory.trends import Trend, trend, unexplained_growth
 from coldcache.replay.ledger import Ledger
@@ -50,6 +62,7 @@ class Diagnosis(SelfShowing):
     ----------
     verdict : ``healthy``, ``faulty`` or ``insufficient_evidence``
     findings : the causes, what matters most first
+    advice : what the audit of the server's set-up found: nobody's miss
     misses : pandas.DataFrame, one row per cause: ``cause``, ``count``, ``share``; sums to all misses,
         empty where they are not known
     miss_causes : MissCauses
@@ -61,6 +74,7 @@ class Diagnosis(SelfShowing):
     verdict: str
     findings: tuple[Finding, ...]
     attributed: tuple[int, ...]
+    advice: tuple[Advice, ...]
     misses: pd.DataFrame
     miss_causes: MissCauses
     ruled_out: tuple[RuledOut, ...]
@@ -145,7 +159,8 @@ class Diagnosis(SelfShowing):
             "findings": [
                 self._finding_dict(rank, finding, count)
                 for rank, (finding, count) in enumerate(zip(self.findings, self.attributed, strict=True), start=1)
-            ],
+            ]
+            + [_advice_dict(rank, advice) for rank, advice in enumerate(self.advice, start=len(self.findings) + 1)],
             "ruled_out": [{"cause": outcome.cause, "why": outcome.why} for outcome in self.ruled_out],
             "not_testable": [{"cause": outcome.cause, "needs": outcome.needs} for outcome in self.not_testable],
             "memory": self._memory_dict(),
@@ -163,7 +178,7 @@ class Diagnosis(SelfShowing):
             "edit": finding.edit,
             "summary": finding.summary,
             "evidence": [evidence.to_dict() for evidence in finding.evidence],
-            "fix": {"id": finding.fix.id, "text": finding.fix.text, "code": finding.fix.code},
+            "fix": finding.fix.to_dict(),
             "predicted": {
                 "hit_rate": _round(self.predicted_hit_rate(finding)),
                 "redis_memory_bytes": None,
@@ -212,6 +227,7 @@ class Diagnosis(SelfShowing):
             predicted = self.predicted_hit_rate(finding)
             if predicted is not None and self.ledger.hit_rate is not None and finding.claimed:
                 lines.append(f"     predicted  hit rate {self.ledger.hit_rate:.1%} -> {predicted:.1%}")
+        lines += [f"Advice: {advice.summary} {advice.fix.text}" for advice in self.advice]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -227,6 +243,25 @@ class Diagnosis(SelfShowing):
             if outcome.needs != _NO_CHECK_YET
         ]
         return pd.DataFrame(rows, columns=["cause", "outcome", "why"])
+
+
+def _advice_dict(rank: int, advice: Advice) -> dict[str, Any]:
+    """Return advice in the form of a finding: it costs no misses, and mending it wins none."""
+    return {
+        "rank": rank,
+        "kind": "advice",
+        "cause": advice.cause,
+        "verdict": CONFIRMED,
+        "confidence": 1.0,
+        "share_of_misses": 0.0,
+        "misses": 0,
+        "families": [],
+        "edit": None,
+        "summary": advice.summary,
+        "evidence": [evidence.to_dict() for evidence in advice.evidence],
+        "fix": advice.fix.to_dict(),
+        "predicted": {"hit_rate": None, "redis_memory_bytes": None, "p95_ms": None},
+    }
 
 
 def _round(number: float | None, digits: int = 4) -> float | None:
@@ -269,6 +304,7 @@ def diagnose(case: Case, workers: Workers | None = None) -> Diagnosis:
         verdict=_verdict(ledger, findings, counts),
         findings=tuple(findings),
         attributed=tuple(_attributed(finding, findings, counts) for finding in findings),
+        advice=tuple(audit(case)),
         misses=_miss_table(counts, ledger.misses or 0),
         miss_causes=MissCauses(tuple((finding.cause, finding.claims) for finding in findings), claimed.elsewhere),
         ruled_out=tuple(outcome for outcome in outcomes if isinstance(outcome, RuledOut)),

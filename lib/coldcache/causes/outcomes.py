@@ -56,6 +56,10 @@ class Fix:
     text: str
     code: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form of the contract."""
+        return {"id": self.id, "text": self.text, "code": self.code}
+
 
 class Claim(Protocol):
     """Tells the misses that a repair alone would have turned into hits, a shard at a time."""
@@ -97,6 +101,19 @@ class Finding:
     edit: str | None = None
     useless_hits: int = 0
     memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What the audit found: no cause of a miss, and no alert.
+
+    cause : the one that it may lead to, of the vocabulary
+    """
+
+    cause: str
+    summary: str
+    evidence: tuple[Evidence, ...]
+    fix: Fix
 
 
 @dataclass(frozen=True, slots=True)
