@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from coldcache import schema
 from coldcache.commands import FLUSHES, SWEEPING
-from coldcache.keys.families import Families, Looks, bytes_of, first_places, looks_of, templates_of, texts_of
-from coldcache.keys.numbering import numbers_of
+from coldcache.keys.families import Families, Looks, bytes_of, looks_of, templates_of, texts_of
+from coldcache.keys.numbering import numbers_and_first
 from coldcache.shards.scratch import Columns, Scratch, constant, is_constant, joined
 from coldcache.shards.shard import LABELS, NONE, NULL, SPREAD, Removals, Shard, Vocabulary
 from coldcache.shards.workers import Workers
@@ -266,8 +266,7 @@ def _survey(case: Source, scratch: Scratch, secret: _Hashes, item: tuple[int, st
 
 def _families(scratch: Scratch, workers: Workers, surveyed: Sequence[_Hashes], secret: _Hashes) -> Families:
     """Return the families of all keys. Of templates that many parts have, one gives the text."""
-    numbers, hashes = numbers_of(np.concatenate(surveyed))
-    first = first_places(numbers, len(hashes))
+    _, hashes, first = numbers_and_first(np.concatenate(surveyed))
     starts = np.cumsum([0, *map(len, surveyed)])
     by_part = np.split(first, np.searchsorted(first, starts[1:-1]))  # they are in order
     wanted = [(part, places - start) for part, (places, start) in enumerate(zip(by_part, starts, strict=False)) if len(places)]
