@@ -23,6 +23,7 @@ from coldcache.keys.families import (
     variable_parts_of,
 )
 from coldcache.keys.mismatch import lags_of, template_edit
+from coldcache.keys.numbering import different_of, numbers_and_first
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -316,3 +317,16 @@ def test_a_silence_does_not_lower_the_control():
     # WHEN compared THEN chance stands in the control as in the measure
     joined, control = shares(reads, writes)
     assert abs(joined - control) < 0.05
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2**64 - 1) | st.integers(0, 9)), max_size=60), st.integers(0, 5))
+def test_hashes_are_numbered_and_counted_as_pandas_does(rows: list[tuple[int, int]], most: int):
+    values = np.array([value for _, value in rows], np.uint64)
+    numbers, different, first = numbers_and_first(values)
+    expected, uniques = pd.factorize(values)
+    assert numbers.tolist() == expected.tolist()
+    assert different.tolist() == uniques.tolist()
+    assert first.tolist() == [numbers.tolist().index(number) for number in range(len(different))]
+    groups = np.array([group for group, _ in rows], np.int32)
+    counted = pd.Series(values).groupby(groups).transform("nunique").clip(upper=most + 1)
+    assert different_of(groups, values, most).tolist() == counted.tolist()

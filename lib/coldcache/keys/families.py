@@ -34,19 +34,18 @@ from __future__ import annotations
 
 import re
 import secrets
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from coldcache.keys import tokens as cut
-from coldcache.keys.numbering import numbers_of
+from coldcache.keys.numbering import different_of, numbers_and_first, numbers_of
 from coldcache.sources.monitor import escape
 
 VARIABLE = "*"
@@ -62,6 +61,8 @@ _MOST_LITERALS = 30  # distinct tokens at one position before it counts as varia
 _MOST_NAMESPACES = 300  # distinct first tokens before identifiers: tables of an application are many
 _CHUNK_KEYS = 1 << 16  # the arrays of a chunk are some twenty times its bytes
 _PLACE = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads small numbers over all bits (Knuth, TAOCP 6.4)
+# Odd, so that products differ where hashes do; secret, so that no keys can be made whose hashes share a slot and take forever.
+_UNFORESEEN = np.uint64(secrets.randbits(64) | 1)
 
 _Bytes = npt.NDArray[np.uint8]
 _Hashes = npt.NDArray[np.uint64]
@@ -174,13 +175,6 @@ def looks_of(keys: pa.Array, secret: _Hashes) -> Looks:
     return Looks(*cut.look_up(*_bytes_of(keys.cast(pa.large_string())), secret))
 
 
-def first_places(number: npt.NDArray[np.integer[Any]], count: int) -> _Ints:
-    """Return where each of so many numbers first stands."""
-    first = np.empty(count, np.int64)
-    first[number[::-1]] = np.arange(len(number))[::-1]  # of several at one place, the last stays: the first of them
-    return first
-
-
 def templates_of(keys: pa.Array, looks: Looks) -> tuple[npt.NDArray[np.int32], _Hashes, pa.Array]:
     """Return the different templates of some keys by looks, in order of first appearance.
 
@@ -189,8 +183,7 @@ def templates_of(keys: pa.Array, looks: Looks) -> tuple[npt.NDArray[np.int32], _
     (numbers, hashes, templates)
         `numbers` : of each key, the place of its template in the other two; `hashes` : uint64; `templates` : their texts.
     """
-    numbers, hashes = numbers_of(looks.template)
-    first = first_places(numbers, len(hashes))
+    numbers, hashes, first = numbers_and_first(looks.template)
     return numbers, hashes, _stars_for_identifiers(keys.take(pa.array(first)).fill_null(""))
 
 
@@ -200,10 +193,10 @@ class Families:
 
     Attributes
     ----------
-    names : tuple of str
+    names : tuple of str, sorted
         The families' templates.
-    template : uint64, sorted
-        Hashes of the templates by looks.
+    template : uint64
+        Hashes of the templates by looks, each once.
     code : int32, one a template
         Its family: index in `names`.
     further : uint64, one a template
@@ -220,23 +213,23 @@ class Families:
         """Return the families of templates by looks; all those of a case at once, for they depend on each other."""
         if not len(hashes):
             return cls((), hashes, np.empty(0, np.int32), np.empty(0, np.uint64))
-        # In the order of the texts: the families are numbered alike wherever their keys were found first.
-        order = pc.sort_indices(templates).to_numpy()
-        text = _Tokenised.of(templates.take(pa.array(order)).cast(pa.large_string()))
+        text = _Tokenised.of(templates.cast(pa.large_string()))
         written = _written_for_many(text)
         families = text.rendered(written).dictionary_encode()
+        found = families.dictionary.to_pylist()
+        # In their order, so that the families are numbered alike wherever their keys were found first.
+        names = sorted(found)
+        number = np.array([bisect_left(names, name) for name in found], np.int32)
         only_further = np.where(text.tokens.look == cut.IDENTIFIER, cut.LITERAL, written).astype(np.uint8)
         further = cut.ids_at_stars(text.data, text.tokens, only_further, secret)
-        sorted_hashes = np.argsort(hashes[order])
-        return cls(
-            tuple(families.dictionary.to_pylist()), hashes[order][sorted_hashes],
-            families.indices.to_numpy().astype(np.int32)[sorted_hashes], further[sorted_hashes],
-        )  # fmt: skip
+        return cls(tuple(names), hashes, number[families.indices.to_numpy()], further)
 
     def of(self, template: _Hashes) -> tuple[npt.NDArray[np.int32], _Hashes]:
-        """Return the family of each template, and the hash of its further stars."""
-        place = np.searchsorted(self.template, template)
-        return self.code[place], self.further[place]
+        """Return the family of each template, and the hash of its further stars; -1 and 0 where it is none of these."""
+        own = len(self.template)
+        number = numbers_of(np.concatenate([self.template, template]))[0][own:]
+        place = np.where(number < own, number, own)
+        return np.append(self.code, np.int32(-1))[place], np.append(self.further, np.uint64(0))[place]
 
 
 def families_of(keys: pa.Array) -> tuple[npt.NDArray[np.int32], list[str]]:
@@ -259,7 +252,7 @@ def families_of(keys: pa.Array) -> tuple[npt.NDArray[np.int32], list[str]]:
     looks = looks_of(keys, secret)
     numbers, hashes, templates = templates_of(keys, looks)
     families = Families.of_templates(hashes, templates, secret)
-    codes, names = pd.factorize(families.of(hashes)[0][numbers])
+    codes, names = pd.factorize(families.code[numbers])
     return codes.astype(np.int32), [families.names[name] for name in names]
 
 
@@ -340,25 +333,25 @@ def _starred(written: _Bytes, look: _Bytes, words: _Hashes, *, within: _Hashes) 
     """Return `written` with stars where too many different words, or versions, stand `within` the same position."""
     written = written.copy()
     version = (look == cut.VERSION) & (written != cut.STAR)
-    written[version] = np.where(_distinct(within[version], words[version]) > _MOST_LITERALS, cut.VERSION_STAR, cut.LITERAL)
+    written[version] = np.where(_too_many(within[version], words[version]), cut.VERSION_STAR, cut.LITERAL)
     seen = np.where(written == cut.LITERAL, words, written)
-    return np.where(_distinct(within, seen) > _MOST_LITERALS, np.uint8(cut.STAR), written)
+    return np.where(_too_many(within, seen), np.uint8(cut.STAR), written)
 
 
 def _many_leads(text: _Tokenised, written: _Bytes, rows: _Ints, words: _Hashes, leads: _Ints, shapes: _Hashes) -> _Bools:
     """Tell templates whose first token is an identifier, for so many others stand in its place."""
-    names = words[leads]
+    names = words[leads] * _UNFORESEEN
     others = written.copy()
     others[leads] = cut.STAR
     rests = text.rendered(others).dictionary_encode().indices.to_numpy()
     others[leads] = cut.LITERAL
     varied = np.bincount(rows[others != cut.LITERAL], minlength=len(leads)) > 0
-    many = _distinct(rests, names) > np.where(varied, _MOST_NAMESPACES, _MOST_LITERALS)
+    many = different_of(rests, names, _MOST_NAMESPACES) > np.where(varied, _MOST_NAMESPACES, _MOST_LITERALS)
     plain = ~varied & ~many
-    many[plain] = _distinct(shapes[plain], names[plain]) > _MOST_NAMESPACES
+    many[plain] = different_of(numbers_of(shapes[plain] * _UNFORESEEN)[0], names[plain], _MOST_NAMESPACES) > _MOST_NAMESPACES
     return many
 
 
-def _distinct(within: npt.NDArray[np.generic], what: _Hashes) -> _Ints:
-    """Return how many different `what` there are with the same `within`, for each."""
-    return pd.Series(what).groupby(within, sort=False).transform("nunique").to_numpy()
+def _too_many(within: _Hashes, what: _Hashes) -> _Bools:
+    """Tell of each whether more than a few different `what` have the same `within`."""
+    return different_of(numbers_of(within * _UNFORESEEN)[0], what * _UNFORESEEN, _MOST_LITERALS) > _MOST_LITERALS

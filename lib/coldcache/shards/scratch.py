@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,49 @@ import numpy.typing as npt
 from coldcache.case import HERE
 from coldcache.errors import SchedulerError
 
-Columns = Mapping[str, npt.NDArray[Any]]
 _Ints = npt.NDArray[np.int64]
 _PREFIX, _OWNER = ".scratch-", "owner"
 _LENGTH = 8  # bytes at a file's end: how long the index before them is
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A column of whole numbers in less room than they take.
+
+    Attributes
+    ----------
+    values : uint8 or uint32
+        What is to be added to `base`.
+    kind : dtype
+        Of the numbers.
+    base : int
+    null : int
+        What 0 stands for.
+    """
+
+    values: npt.NDArray[np.unsignedinteger[Any]]
+    kind: np.dtype[Any]
+    base: int
+    null: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: slice) -> Packed:
+        return replace(self, values=self.values[rows])
+
+    def unpacked(self, room: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Return the numbers, in this room if one is given."""
+        room = np.empty(len(self), self.kind) if room is None else room
+        np.add(self.values, self.base, out=room, dtype=self.kind, casting="unsafe")
+        if self.null != self.base:
+            room[self.values == 0] = self.null
+        return room
+
+
+Column = npt.NDArray[Any] | Packed
+Columns = Mapping[str, Column]
+_Place = tuple[str, int, tuple[str, int, int] | None]  # of a column in a file: its type, where it is, and how it is packed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,15 +134,22 @@ class Scratch:
         path = self.folder / name
         # Elsewhere a file is there once it is whole.
         unfinished = path.with_name(f"{name}.{uuid.uuid4().hex[:8]}.part") if isinstance(path, HERE) else path
-        places, constants, at = {}, {}, 0
+        places: dict[str, _Place] = {}
+        constants, at = {}, 0
         with unfinished.open("wb") as file:
             for column, values in columns.items():
-                if is_constant(values):
+                if isinstance(values, Packed):
+                    stored = values.values
+                    places[column] = (stored.dtype.str, at, (values.kind.str, values.base, values.null))
+                elif is_constant(values):
                     constants[column] = (values.dtype.str, values[0].item())
                     continue
-                places[column] = (values.dtype.str, at)
-                at += file.write(np.ascontiguousarray(values).data.cast("B")) if len(values) else 0
-            index = json.dumps({"columns": places, "constants": constants, "bounds": bounds.tolist()}).encode()
+                else:
+                    stored = values
+                    places[column] = (stored.dtype.str, at, None)
+                at += _write(file, stored)
+            _write(file, bounds.astype(np.int64))
+            index = json.dumps({"columns": places, "constants": constants, "bounds": (at, len(bounds))}).encode()
             file.write(index + len(index).to_bytes(_LENGTH, "little"))
         if unfinished is not path:
             unfinished.replace(path)
@@ -115,17 +161,12 @@ class Scratch:
     def whole(self, name: str) -> tuple[dict[str, npt.NDArray[Any]], _Ints]:
         """Return all pieces of what is under a name as one, and their bounds."""
         if self.folder is None:
-            columns, bounds = self._held[name]
-            return dict(columns), bounds
+            held, bounds = self._held[name]
+            return {column: _plain(values) for column, values in held.items()}, bounds
         with (self.folder / name).open("rb") as file:
-            index = _index_of(file)
-            bounds = np.array(index["bounds"])
-            taken = {}
-            for column, (kind, at) in index["columns"].items():
-                taken[column] = np.empty(bounds[-1], np.dtype(kind))
-                file.seek(at)
-                _fill(file, taken[column].data.cast("B"))
-        return taken, bounds
+            stored = _Stored.of(file)
+            rows = int(stored.bounds[-1])
+            return {column: stored.read(column, 0, np.empty(rows, kind)) for column, kind in stored.kinds.items()}, stored.bounds
 
     def gather(self, names: Sequence[str], piece: int) -> tuple[dict[str, npt.NDArray[Any]], list[int]]:
         """Return one piece of what is under each of the names, one after the other, and the bounds of each.
@@ -134,25 +175,18 @@ class Scratch:
         """
         if self.folder is None:
             held = [
-                {name: values[bounds[piece] : bounds[piece + 1]] for name, values in columns.items()}
+                {name: _plain(values[bounds[piece] : bounds[piece + 1]]) for name, values in columns.items()}
                 for columns, bounds in (self._held[name] for name in names)
             ]
             sizes = [len(next(iter(columns.values()))) for columns in held]
             return joined(held), np.cumsum([0, *sizes]).tolist()
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context((self.folder / name).open("rb")) for name in names]
-            indices = [_index_of(file) for file in files]
-            sizes = [index["bounds"][piece + 1] - index["bounds"][piece] for index in indices]
-            ends = np.cumsum([0, *sizes]).tolist()
-            kinds = {name: np.dtype(kind) for name, (kind, _) in (indices[0]["columns"] | indices[0]["constants"]).items()}
-            taken = {name: np.empty(ends[-1], kind) for name, kind in kinds.items()}
-            for file, index, start, end in zip(files, indices, ends[:-1], ends[1:], strict=True):
-                for name, (_, value) in index["constants"].items():
-                    taken[name][start:end] = value
-                for name, (_, at) in index["columns"].items():
-                    if end > start:
-                        file.seek(at + index["bounds"][piece] * taken[name].itemsize)
-                        _fill(file, taken[name][start:end].data.cast("B"))
+            files = [_Stored.of(stack.enter_context((self.folder / name).open("rb"))) for name in names]
+            ends = np.cumsum([0, *(file.bounds[piece + 1] - file.bounds[piece] for file in files)]).tolist()
+            taken = {column: np.empty(ends[-1], kind) for column, kind in files[0].kinds.items()}
+            for file, start, end in zip(files, ends[:-1], ends[1:], strict=True):
+                for column, values in taken.items():
+                    file.read(column, int(file.bounds[piece]), values[start:end])
         return taken, ends
 
     def drop(self, *names: str) -> None:
@@ -181,9 +215,9 @@ def constant(value: Any, rows: int) -> npt.NDArray[Any]:
     return np.broadcast_to(value, rows)
 
 
-def is_constant(values: npt.NDArray[Any]) -> bool:
+def is_constant(values: Column) -> bool:
     """Whether a column is one of :func:`constant`'s."""
-    return len(values) > 0 and values.strides == (0,)
+    return isinstance(values, np.ndarray) and len(values) > 0 and values.strides == (0,)
 
 
 def _owned(folder: Path) -> int:
@@ -205,23 +239,62 @@ def _remove_abandoned(case: Path) -> None:
                 os.close(owner)
 
 
-def _index_of(file: Any) -> dict[str, Any]:
-    """Return the index of a file."""
-    end = file.seek(-_LENGTH, os.SEEK_END)
-    size = int.from_bytes(file.read(_LENGTH), "little")
-    file.seek(end - size)
-    index: dict[str, Any] = json.loads(file.read(size))
-    return index
+def _plain(values: Column) -> npt.NDArray[Any]:
+    return values.unpacked() if isinstance(values, Packed) else values
 
 
-def _fill(file: Any, room: memoryview) -> None:
-    """Read so many bytes; the system gives 2 GB at once at most."""
-    done = 0
+def _write(file: Any, values: npt.NDArray[Any]) -> int:
+    """Write numbers, and return how many bytes they take."""
+    return int(file.write(np.ascontiguousarray(values).data.cast("B"))) if len(values) else 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stored:
+    """A file that is open, and what its index says."""
+
+    file: Any
+    bounds: _Ints
+    kinds: dict[str, np.dtype[Any]]
+    columns: dict[str, _Place]
+    constants: dict[str, tuple[str, Any]]
+
+    @classmethod
+    def of(cls, file: Any) -> _Stored:
+        """Read the index of a file."""
+        end = file.seek(-_LENGTH, os.SEEK_END)
+        size = int.from_bytes(file.read(_LENGTH), "little")
+        file.seek(end - size)
+        index = json.loads(file.read(size))
+        at, count = index["bounds"]
+        bounds = np.empty(count, np.int64)
+        file.seek(at)
+        _fill(file, bounds)
+        columns, constants = index["columns"], index["constants"]
+        kinds = {name: np.dtype(packed[0] if packed else kind) for name, (kind, _, packed) in columns.items()}
+        return cls(file, bounds, kinds | {name: np.dtype(kind) for name, (kind, _) in constants.items()}, columns, constants)
+
+    def read(self, column: str, first: int, room: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Read as many numbers of a column as there is room for, from the first one on; return the room."""
+        if column in self.constants:
+            room[:] = self.constants[column][1]
+        elif len(room):
+            kind, at, packed = self.columns[column]
+            stored = room if packed is None else np.empty(len(room), kind)
+            self.file.seek(at + first * stored.itemsize)
+            _fill(self.file, stored)
+            if packed is not None:
+                Packed(stored, room.dtype, *packed[1:]).unpacked(room)
+        return room
+
+
+def _fill(file: Any, values: npt.NDArray[Any]) -> None:
+    """Read so many numbers; the system gives 2 GB at once at most."""
+    room, done = values.data.cast("B"), 0
     while done < len(room):
         done += file.readinto(room[done:])
 
 
-def joined(pieces: Sequence[Columns]) -> dict[str, npt.NDArray[Any]]:
+def joined(pieces: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:
     """Return pieces with the same columns as one."""
     if len(pieces) == 1:
         return dict(pieces[0])

@@ -60,7 +60,7 @@ class Shard:
         Index in `families`; -1 without a key.
     lookups : int8
     ttl_ms : int64, `NULL` without
-    value_bytes : int64, -1 is null
+    value_bytes : int32, -1 is null
     value_digest : uint64, 0 is null
     """
 
@@ -84,7 +84,7 @@ class Shard:
     family: npt.NDArray[np.int32]
     lookups: npt.NDArray[np.int8]
     ttl_ms: npt.NDArray[np.int64]
-    value_bytes: npt.NDArray[np.int64]
+    value_bytes: npt.NDArray[np.int32]
     value_digest: npt.NDArray[np.uint64]
     vocabulary: Vocabulary
     families: tuple[str, ...]
