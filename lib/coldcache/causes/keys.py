@@ -113,8 +113,8 @@ def mismatched_pairs(investigation: Investigation) -> list[MismatchedPair]:
     """
     tally, names = investigation.ledger.tally, investigation.ledger.families
     missed = tally.reads if investigation.ledger.misses is None else tally.misses
-    only_read = (tally.read_keys > 0) & (tally.read_keys_written <= _SEEN_TOGETHER * tally.read_keys)
-    only_written = (tally.written_keys > 0) & (tally.written_keys_read <= _SEEN_TOGETHER * tally.written_keys)
+    only_read = (tally.read_keys > 0) & (tally.read_and_written_keys <= _SEEN_TOGETHER * tally.read_keys)
+    only_written = (tally.written_keys > 0) & (tally.read_and_written_keys <= _SEEN_TOGETHER * tally.written_keys)
     suspicious = only_read & (tally.reads >= _LEAST_READS) & (missed >= _MOSTLY_MISSES * tally.reads)
     edits: dict[tuple[int, int], tuple[str, bool]] = {}
     for read in _most(tally.reads, suspicious):

@@ -20,7 +20,7 @@ from coldcache.causes.outcomes import (
     percent,
 )
 from coldcache.replay.inference import KEY_STATES
-from coldcache.replay.replayed import Bools, Replayed
+from coldcache.replay.replayed import Bools, Ints, Replayed
 from coldcache.shards.shard import NULL
 
 _IN_MILLISECONDS = {"PX": "EX", "PSETEX": "SETEX", "PEXPIRE": "EXPIRE"}
@@ -50,10 +50,11 @@ class Outlived:
 
     def mask(self, replayed: Replayed) -> Bools:
         """Return them."""
-        pairs = replayed.pairs
-        mortal = pairs.written_ttl_ms != NULL
-        kept = mortal & (pairs.written_us < np.where(mortal, pairs.written_ttl_ms, 0) * 1_000_000)
-        return _expired(replayed) & kept & np.isin(replayed.shard.family, self.families)
+        rows, age_us = _expired(replayed, self.families)
+        ttl_ms = replayed.shard.ttl_ms[replayed.pairs.written[rows]]
+        mask = np.zeros(len(replayed.shard), bool)
+        mask[rows[(ttl_ms != NULL) & (age_us < ttl_ms * 1_000_000)]] = True
+        return mask
 
 
 def _expired_misses(investigation: Investigation) -> np.ndarray:
@@ -62,17 +63,18 @@ def _expired_misses(investigation: Investigation) -> np.ndarray:
     return investigation.ledger.tally.miss_rows[:, kinds : kinds + 4].sum(axis=1)
 
 
-def _expired(replayed: Replayed) -> Bools:
-    """Return which rows are misses of a key that had expired, written in the same epoch: its age is known."""
-    expired = replayed.is_miss & (replayed.state == KEY_STATES.index("expired"))
-    return expired & (replayed.pairs.written_us >= 0)
+def _expired(replayed: Replayed, families: tuple[int, ...]) -> tuple[Ints, Ints]:
+    """Return which rows are misses of expired keys of some families, written in the same epoch, and the age of the value, µs."""
+    expired = replayed.is_miss & (replayed.state == KEY_STATES.index("expired")) & (replayed.pairs.written >= 0)
+    rows = np.flatnonzero(expired & np.isin(replayed.shard.family, families))
+    return rows, replayed.age_us(rows, replayed.pairs.written[rows])
 
 
 def _ages_ms(families: tuple[int, ...], replayed: Replayed) -> tuple[np.ndarray, np.ndarray]:
     """Return the family, and the age of the value at the miss, of the misses of expired keys of some families."""
-    rows = np.flatnonzero(_expired(replayed) & np.isin(replayed.shard.family, families))
-    rows = rows[:: max(1, -(-len(rows) // _MOST_AGES))]
-    return replayed.shard.family[rows], replayed.pairs.written_us[rows] / 1000
+    rows, age_us = _expired(replayed, families)
+    drawn = slice(None, None, max(1, -(-len(rows) // _MOST_AGES)))
+    return replayed.shard.family[rows[drawn]], age_us[drawn] / 1000
 
 
 def check_ttl_unit(investigation: Investigation) -> list[Outcome]:
