@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 FAMILIES, NAMES, FORMATS, FORMS = 3, 6, 2, 2
 IS_NX = np.array([1, 0, 0], np.uint8)  # the last one stands for none
+LATEST = np.iinfo(np.int64).max
 rows = st.lists(
     st.tuples(
         st.sampled_from([0, fills.READ, fills.READ | fills.HIT, fills.READ | fills.MISS]),
@@ -76,12 +77,18 @@ def test_sums_by_family_are_those_of_plain_selections(drawn: list[tuple[int, int
     )
     columns = Columns(
         marks=read | write | counted * fills.COUNTED, found=found, partner=np.where(partner < len(drawn), partner, -1), kind=kind,
-        family=name % FAMILIES, lookups=lookups, name=name, value_format=value_format, ttl_form=ttl_form, condition=condition,
+        family=name % FAMILIES, lookups=lookups, t_us=np.cumsum(found) % 7, name=name, value_format=value_format,
+        ttl_form=ttl_form, condition=condition,
     )  # fmt: skip
-    sums, *tables = add_up(columns, IS_NX, families=FAMILIES, names=NAMES, formats=FORMATS, forms=FORMS)
+    sums, *tables, times = add_up(columns, IS_NX, families=FAMILIES, names=NAMES, formats=FORMATS, forms=FORMS)
     wanted, wanted_tables = plainly(columns)
     assert dict(zip(SUMS, sums.T.tolist(), strict=True)) == wanted
     assert [table.tolist() for table in tables] == wanted_tables
+    for side, mark in enumerate((fills.READ, fills.WRITE | fills.DONE)):
+        chosen = (columns.marks & (mark | fills.COUNTED)) == mark | fills.COUNTED
+        for family in range(FAMILIES):
+            mine = columns.t_us[chosen & (columns.family == family)]
+            assert times[family, [side, side + 2]].tolist() == [mine.min(initial=LATEST), mine.max(initial=-LATEST - 1)]
 
 
 @given(st.lists(st.tuples(*[st.integers(-1, 1)] * 8), max_size=20))

@@ -124,9 +124,14 @@ def mismatched_pairs(investigation: Investigation) -> list[MismatchedPair]:
     if not edits:
         return []
     steps = [max(1, -(-int(tally.done_writes[written]) // _MOST_JOINED)) for _, written in edits]
-    spans = np.array(investigation.ledger.replays.map("joining keys", partial(_spans, tuple(edits))))
-    starts, ends = spans[:, :, 0].min(axis=0).tolist(), spans[:, :, 1].max(axis=0).tolist()
-    joins = tuple(_Join(*pair, *of) for pair, *of in zip(edits, starts, ends, steps, strict=True))
+    spans = [
+        (
+            int(min(tally.first_us[read, 0], tally.first_us[written, 1])),
+            int(max(tally.last_us[read, 0], tally.last_us[written, 1])),
+        )
+        for read, written in edits
+    ]
+    joins = tuple(_Join(*pair, *span, step) for pair, span, step in zip(edits, spans, steps, strict=True))
     lags = [
         reduce(add, of_pair)
         for of_pair in zip(*investigation.ledger.replays.map("joining keys", partial(_lags, joins)), strict=True)
@@ -153,16 +158,6 @@ class _Join:
     start_us: int
     end_us: int
     step: int
-
-
-def _spans(pairs: tuple[tuple[int, int], ...], replayed: Replayed) -> list[tuple[int, int]]:
-    """Return the first and last time of the reads and writes of every pair in one shard, µs."""
-    limits, shard, is_done = np.iinfo(np.int64), replayed.shard, replayed.is_done
-    spans = []
-    for read, written in pairs:
-        t_us = shard.t_us[(replayed.is_read & (shard.family == read)) | (is_done & (shard.family == written))]
-        spans.append((int(t_us.min(initial=limits.max)), int(t_us.max(initial=limits.min))))
-    return spans
 
 
 def _lags(joins: tuple[_Join, ...], replayed: Replayed) -> list[Lags]:

@@ -224,12 +224,6 @@ def time_order(epoch: npt.NDArray[np.int32], seq: Ints, t_us: Ints) -> Ints:
     return np.lexsort((seq, forward(epoch, t_us)))
 
 
-def by_family(shard: Shard, chosen: Bools, weights: npt.NDArray[Any] | None = None) -> Ints:
-    """Count the chosen rows, or add up their weights, by family."""
-    given = None if weights is None else weights[chosen]
-    return np.bincount(shard.family[chosen], given, len(shard.families)).astype(np.int64)
-
-
 def family_table(
     shard: Shard, rows: Ints, column: npt.NDArray[Any], width: int, weights: npt.NDArray[Any] | None = None
 ) -> Ints:  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from operator import add, or_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +20,17 @@ SUMS = (
     "reads", "hits", "lookups", "hit_lookups", "useful", "useful_lookups", "filled", "writes", "done_writes", "read_keys",
     "written_keys", "read_and_written_keys", "rewrites", "rewrites_same", "stored", "stored_nx", "refused_with_ttl",
 )  # fmt: skip
+_LIMITS = np.iinfo(np.int64)
 _MOST_TTLS = 16  # of a family and shard: one that most writes carry is among them
 # Answered misses to take a median of, of all shards and of one at least: more make no difference that shows.
 _MOST_FILLS, _LEAST_FILLS = 1_000_000, 5_000
+
+
+_TOGETHER: dict[str, Callable[..., Any]] = {
+    "first_us": np.minimum,
+    "last_us": np.maximum,
+    "databases": or_,
+}  # of two shards; all else is added
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +58,7 @@ class Tally:
     refused_with_ttl : writes with a time to live and no condition that the server refused.
     ttls : (n, 4)
         Family, form, time to live in ms, and how many stored writes ask for it; the commonest of each family.
+    first_us, last_us : when it was first and last read, and written if not refused; int64 (families, 2)
     databases : frozenset of int
     fill_family, fill_ms : one element an answered miss, or one of some
     """
@@ -78,6 +89,8 @@ class Tally:
     forms: Ints
     refused_with_ttl: Ints
     ttls: Ints
+    first_us: Ints
+    last_us: Ints
     databases: frozenset[int]
     fill_family: npt.NDArray[np.int32]
     fill_ms: npt.NDArray[np.float64]
@@ -89,9 +102,10 @@ class Tally:
         (name, names), words = shard.names, shard.vocabulary
         columns = Columns(
             marks=replayed.marks, found=pairs.found, partner=pairs.partner, kind=pairs.kind, family=shard.family,
-            lookups=shard.lookups, name=name, value_format=shard.value_format, ttl_form=shard.ttl_form, condition=shard.condition,
+            lookups=shard.lookups, t_us=shard.t_us, name=name, value_format=shard.value_format, ttl_form=shard.ttl_form,
+            condition=shard.condition,
         )  # fmt: skip
-        sums, kinds, kind_lookups, formats, formats_written, forms = add_up(
+        sums, kinds, kind_lookups, formats, formats_written, forms, times = add_up(
             columns, words.told("condition", lambda text: "NX" in text).astype(np.uint8), families=len(shard.families),
             names=names, formats=len(words.value_format), forms=len(words.ttl_form),
         )  # fmt: skip
@@ -109,6 +123,8 @@ class Tally:
             formats_written=formats_written,
             forms=forms,
             ttls=_ttls(replayed),
+            first_us=times[:, :2],
+            last_us=times[:, 2:],
             databases=_databases(replayed),
             fill_family=shard.family[answered],
             fill_ms=replayed.age_us(pairs.partner[answered], answered) / 1000,
@@ -121,7 +137,7 @@ class Tally:
             if field.name in ("fill_family", "fill_ms", "ttls"):
                 added[field.name] = np.concatenate([mine, theirs])
             else:
-                added[field.name] = mine | theirs if field.name == "databases" else mine + theirs
+                added[field.name] = _TOGETHER.get(field.name, add)(mine, theirs)
         return Tally(**added)
 
 
@@ -134,13 +150,14 @@ class Columns(NamedTuple):
     kind: npt.NDArray[np.int8]
     family: npt.NDArray[np.int32]
     lookups: npt.NDArray[np.int8]
+    t_us: Ints
     name: Ints
     value_format: npt.NDArray[np.int16]
     ttl_form: npt.NDArray[np.int16]
     condition: npt.NDArray[np.int16]
 
 
-_COLUMNS = np.uint8, np.uint8, np.int32, np.int8, np.int32, np.int8, np.int64, np.int16, np.int16, np.int16
+_COLUMNS = np.uint8, np.uint8, np.int32, np.int8, np.int32, np.int8, np.int64, np.int64, np.int16, np.int16, np.int16
 
 
 def add_up(columns: Columns, is_nx: npt.NDArray[np.uint8], *, families: int, names: int, formats: int, forms: int) -> list[Ints]:
@@ -156,20 +173,21 @@ def add_up(columns: Columns, is_nx: npt.NDArray[np.uint8], *, families: int, nam
 
     Returns
     -------
-    list of six int64 tables, a row each family
+    list of seven int64 tables, a row each family
         ``SUMS``; misses by kind, as rows and as look-ups; value formats of what is written, and of what was stored; forms of a
-        time to live of what was stored.
+        time to live of what was stored; first time of the reads and of the writes that were done, and the last of both, µs.
     """
     rows = len(columns.marks)
     columns = Columns(*map(handed, columns, _COLUMNS))
     widths = [len(SUMS), MISS_KINDS, MISS_KINDS, formats, formats, forms]
     sums, seen = np.zeros((families, sum(widths)), np.int64), np.zeros(names, np.uint8)
+    times = np.repeat(np.array([[_LIMITS.max, _LIMITS.max, _LIMITS.min, _LIMITS.min]]), families, axis=0)
     columns_at = places(columns, _COLUMNS, rows)
     beside = ("replay.tally", "replay.fills", "sources.log_kernel", "payload_kernel")
     kernel = compiled("coldcache.replay.tally_kernel", *(f"coldcache.{name}" for name in beside))
-    tables = place(is_nx, np.uint8), place(seen, np.uint8), place(sums, np.int64)
+    tables = place(is_nx, np.uint8), place(seen, np.uint8), place(sums, np.int64), place(times, np.int64)
     kernel["add_up"](address(columns_at), rows, *tables, formats, forms)
-    return np.split(sums, np.cumsum(widths)[:-1], axis=1)
+    return [*np.split(sums, np.cumsum(widths)[:-1], axis=1), times]
 
 
 def _databases(replayed: Replayed) -> frozenset[int]:

@@ -17,7 +17,9 @@ from coldcache.sources.log_kernel import int8s, int16s, int32s, int64s, uint8s
 _KEY_READ, _KEY_WRITTEN = 1, 2
 
 
-def add_up(columns_at: int, count: int, is_nx_at: int, seen_at: int, sums_at: int, formats: int, forms: int) -> int:
+def add_up(
+    columns_at: int, count: int, is_nx_at: int, seen_at: int, sums_at: int, times_at: int, formats: int, forms: int
+) -> int:
     """Add every row that is counted to the sums of its family.
 
     Parameters
@@ -31,15 +33,17 @@ def add_up(columns_at: int, count: int, is_nx_at: int, seen_at: int, sums_at: in
     sums_at : int
         Address of a row of int64 for each family: ``SUMS``; misses by kind, as rows and as look-ups; value formats of
         what is written, and of what was stored; forms of a time to live of what was stored.
+    times_at : int
+        Address of a row of int64 for each family: first time of the reads and of the writes that were done, and the last of both.
     formats, forms : int
         How many there are of each.
     """
     a = int64s(columns_at)
     rows = Columns(
-        uint8s(a[0]), uint8s(a[1]), int32s(a[2]), int8s(a[3]), int32s(a[4]), int8s(a[5]), int64s(a[6]), int16s(a[7]),
-        int16s(a[8]), int16s(a[9]),
+        uint8s(a[0]), uint8s(a[1]), int32s(a[2]), int8s(a[3]), int32s(a[4]), int8s(a[5]), int64s(a[6]), int64s(a[7]),
+        int16s(a[8]), int16s(a[9]), int16s(a[10]),
     )  # fmt: skip
-    is_nx, seen, sums = uint8s(is_nx_at), uint8s(seen_at), int64s(sums_at)
+    is_nx, seen, sums, times = uint8s(is_nx_at), uint8s(seen_at), int64s(sums_at), int64s(times_at)
     kinds = len(SUMS)
     kind_lookups = kinds + MISS_KINDS
     of_format = kind_lookups + MISS_KINDS
@@ -51,12 +55,14 @@ def add_up(columns_at: int, count: int, is_nx_at: int, seen_at: int, sums_at: in
         if is_ & COUNTED == 0 or is_ & (READ | WRITE) == 0:
             continue
         mine = rows.family[row] * width
-        name, partner = rows.name[row], rows.partner[row]
+        name, partner, t_us, span = rows.name[row], rows.partner[row], rows.t_us[row], 4 * rows.family[row]
         before = seen[name]
         after = before
         if is_ & READ:
             lookups = rows.lookups[row]
             after |= _KEY_READ
+            times[span] = min(times[span], t_us)
+            times[span + 2] = max(times[span + 2], t_us)
             sums[mine + _READS] += 1
             sums[mine + _LOOKUPS] += lookups
             if is_ & MISS:
@@ -75,6 +81,8 @@ def add_up(columns_at: int, count: int, is_nx_at: int, seen_at: int, sums_at: in
             sums[mine + _WRITES] += 1
             if is_ & DONE:
                 after |= _KEY_WRITTEN
+                times[span + 1] = min(times[span + 1], t_us)
+                times[span + 3] = max(times[span + 3], t_us)
                 sums[mine + _DONE_WRITES] += 1
             elif form >= 0 and condition < 0:
                 sums[mine + _REFUSED_WITH_TTL] += 1
@@ -101,4 +109,4 @@ def add_up(columns_at: int, count: int, is_nx_at: int, seen_at: int, sums_at: in
 
 
 # What Python calls, and how many integers it gives.
-ENTRIES = {"add_up": (add_up, 7)}
+ENTRIES = {"add_up": (add_up, 8)}
