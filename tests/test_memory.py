@@ -100,10 +100,10 @@ def test_bytes_per_miss_are_fitted_where_misses_were_recorded():
     seen = miss_s[(miss_s < 40) | (miss_s > 60)]
     # WHEN fitted on the recorded stretches, THEN the slope is the true one
     misses, _ = np.histogram(seen, bins=_edges(80.0))
-    fit = _bytes_per_miss(alive, misses, 80.0, [np.array([[0.0, 40.0], [60.0, 80.0]])])
+    fit = _bytes_per_miss(alive, _edges(80.0), misses, [np.array([[0.0, 40.0], [60.0, 80.0]])])
     assert fit is not None
     assert fit.slope == pytest.approx(1000, rel=0.01)
-    blind = _bytes_per_miss(alive, misses, 80.0, [np.array([[0.0, 80.0]])])
+    blind = _bytes_per_miss(alive, _edges(80.0), misses, [np.array([[0.0, 80.0]])])
     assert blind is None or abs(blind.slope - 1000) > 50
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from coldcache.replay.fills import Steps, pair
+from coldcache.replay.fills import DONE, FIRST_TOUCH, HIT, IN_FLIGHT, MISS, OVERWRITES, READ, WRITE, Steps, pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,15 +56,19 @@ def test_writes_answer_the_reads_that_the_plain_rule_says(steps: list[tuple[int,
     def column(number: int, kind: type) -> np.ndarray:
         return np.array([step[number] for step in steps], kind)
 
-    stamps = np.cumsum(column(2, np.int64))
     keys, epochs, is_write = column(0, np.int64), column(1, np.int32), column(3, np.bool_)
+    written = WRITE | DONE * column(5, np.bool_) | OVERWRITES * column(6, np.bool_)
+    read = READ | np.where(column(4, np.bool_), MISS, HIT)
     pairs = pair(
         Steps(
-            np.arange(count), keys, keys * 2 + epochs, epochs, stamps, ~is_write, column(4, np.bool_) & ~is_write, is_write,
-            column(5, np.bool_), column(6, np.bool_), is_write, np.zeros(count, np.uint64), np.zeros(count, np.int64),
-        ), keys=4, groups=8, window_us=WINDOW_US, no_ttl=-1,
+            marks=np.where(is_write, written, read).astype(np.uint8), key=keys, group=keys * 2 + epochs, epoch=epochs,
+            t_us=np.cumsum(column(2, np.int64)), digest=np.zeros(count, np.uint64), state=np.zeros(count, np.uint8),
+        ), order=None, keys=4, groups=8, window_us=WINDOW_US, ends_us=np.zeros(2, np.int64),
     )  # fmt: skip
     reads = np.flatnonzero(~is_write)
-    follows = pairs.follows[is_write]
+    follows = pairs.partner[is_write]
     found = np.where(follows >= 0, np.searchsorted(reads, follows), -1)
-    assert (pairs.first_touch[reads].tolist(), pairs.in_flight[reads].tolist(), found.tolist()) == plainly(steps)
+    first_touch, in_flight = ((pairs.found[reads] & what > 0).tolist() for what in (FIRST_TOUCH, IN_FLIGHT))
+    assert (first_touch, in_flight, found.tolist()) == plainly(steps)
+    answer = pairs.partner[reads]
+    assert pairs.partner[answer[answer >= 0]].tolist() == reads[answer >= 0].tolist()

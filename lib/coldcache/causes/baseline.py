@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from coldcache.replay.inference import KEY_STATES
 from coldcache.replay.replayed import Ints, Replayed
-from coldcache.replay.tally import MISS_KINDS, miss_kinds
+from coldcache.replay.tally import MISS_KINDS
 
 COLD_START = "cold_start"
 # A miss whose reason fell into a gap, or whose fill may have come after the end.
@@ -19,7 +19,7 @@ BASELINE = (*_BY_STATE.values(), NEVER_FILLED, UNJUDGED, COLD_START)
 
 
 def _of_kind(kind: int, *, filled_elsewhere: bool) -> int:
-    """Return the cause of a kind of misses, see :func:`coldcache.replay.tally.miss_kinds`, as an index in `BASELINE`."""
+    """Return the cause of a kind of misses, see ``Tally.miss_rows``, as an index in `BASELINE`."""
     state, fill_known, cold = KEY_STATES[kind // 4], bool(kind & 2), bool(kind & 1)
     if state in _BY_STATE:
         return BASELINE.index(_BY_STATE[state])
@@ -40,7 +40,7 @@ def baseline_causes(replayed: Replayed, filled_elsewhere: tuple[int, ...] = ()) 
     its value was not there yet either. A miss of a key whose state is not known, or that ends too
     late in its epoch to tell whether a fill came, is the recording's fault, not the application's.
     """
-    kinds = miss_kinds(replayed)
+    kinds = replayed.pairs.kind
     if not filled_elsewhere:
         return _OF_KIND[0][kinds]
     return _OF_KIND[np.isin(replayed.shard.family, filled_elsewhere).astype(np.int8), kinds]

@@ -98,7 +98,7 @@ def check_server_counters(investigation: Investigation) -> list[Outcome]:
             )
     if not investigation.exact:
         outcomes.append(NotTestable("ttl_zero", f"writes and whether they were stored. Record {RECORD_EXACT}"))
-    elif not investigation.ledger.tally.refused_with_ttl:
+    elif not investigation.ledger.tally.refused_with_ttl.any():
         outcomes.append(RuledOut("ttl_zero", "every SET with an expiry was stored"))
     return outcomes
 

@@ -27,7 +27,7 @@ from coldcache.keys.mismatch import ABSENT, Lags, MismatchedPair, fit, lags_of, 
 from coldcache.replay.ledger import EXACT
 from coldcache.replay.lifetimes import Named, alive
 from coldcache.replay.order import Moments
-from coldcache.replay.replayed import Bools, Replayed
+from coldcache.replay.replayed import Bools, Ints, Replayed
 from coldcache.shards.shard import SPREAD, Shard
 
 _LEAST_READS = 20  # fewer reads of a family prove nothing
@@ -94,8 +94,19 @@ def check_key_mismatch(investigation: Investigation) -> list[Outcome]:
     by_edit: dict[tuple[str, str], list[MismatchedPair]] = defaultdict(list)
     for pair in pairs:
         by_edit[_cause(pair), pair.edit].append(pair)
-    found_all = [_finding(investigation, cause, edit, group) for (cause, edit), group in by_edit.items()]
-    outcomes: list[Outcome] = [finding for finding in found_all if finding is not None]
+    ledger = investigation.ledger
+    repairs = tuple(
+        tuple(AliveElsewhere(ledger.families.index(pair.reads), ledger.families.index(pair.writes)) for pair in group)
+        for group in by_edit.values()
+    )
+    weigh = partial(_won, repairs, ledger.misses is not None)
+    won = np.sum(ledger.replays.map("weighing a repair", weigh), axis=0) if repairs else np.zeros((0, 2), np.int64)
+    # A repair that would win nothing explains no miss.
+    outcomes: list[Outcome] = [
+        _finding(investigation, cause, edit, group, claims, int(reads), int(lookups))
+        for ((cause, edit), group), claims, (reads, lookups) in zip(by_edit.items(), repairs, won, strict=True)
+        if reads
+    ]
     found = {outcome.cause for outcome in outcomes}
     why = "no family is read under one name and written under another"
     outcomes += [RuledOut(cause, why) for cause in ("key_prefix", "key_naming", "key_version") if cause not in found]
@@ -113,8 +124,8 @@ def mismatched_pairs(investigation: Investigation) -> list[MismatchedPair]:
     """
     tally, names = investigation.ledger.tally, investigation.ledger.families
     missed = tally.reads if investigation.ledger.misses is None else tally.misses
-    only_read = (tally.read_keys > 0) & (tally.read_keys_written <= _SEEN_TOGETHER * tally.read_keys)
-    only_written = (tally.written_keys > 0) & (tally.written_keys_read <= _SEEN_TOGETHER * tally.written_keys)
+    only_read = (tally.read_keys > 0) & (tally.read_and_written_keys <= _SEEN_TOGETHER * tally.read_keys)
+    only_written = (tally.written_keys > 0) & (tally.read_and_written_keys <= _SEEN_TOGETHER * tally.written_keys)
     suspicious = only_read & (tally.reads >= _LEAST_READS) & (missed >= _MOSTLY_MISSES * tally.reads)
     edits: dict[tuple[int, int], tuple[str, bool]] = {}
     for read in _most(tally.reads, suspicious):
@@ -124,9 +135,14 @@ def mismatched_pairs(investigation: Investigation) -> list[MismatchedPair]:
     if not edits:
         return []
     steps = [max(1, -(-int(tally.done_writes[written]) // _MOST_JOINED)) for _, written in edits]
-    spans = np.array(investigation.ledger.replays.map("joining keys", partial(_spans, tuple(edits))))
-    starts, ends = spans[:, :, 0].min(axis=0).tolist(), spans[:, :, 1].max(axis=0).tolist()
-    joins = tuple(_Join(*pair, *of) for pair, *of in zip(edits, starts, ends, steps, strict=True))
+    spans = [
+        (
+            int(min(tally.first_us[read, 0], tally.first_us[written, 1])),
+            int(max(tally.last_us[read, 0], tally.last_us[written, 1])),
+        )
+        for read, written in edits
+    ]
+    joins = tuple(_Join(*pair, *span, step) for pair, span, step in zip(edits, spans, steps, strict=True))
     lags = [
         reduce(add, of_pair)
         for of_pair in zip(*investigation.ledger.replays.map("joining keys", partial(_lags, joins)), strict=True)
@@ -153,16 +169,6 @@ class _Join:
     start_us: int
     end_us: int
     step: int
-
-
-def _spans(pairs: tuple[tuple[int, int], ...], replayed: Replayed) -> list[tuple[int, int]]:
-    """Return the first and last time of the reads and writes of every pair in one shard, µs."""
-    limits, shard, is_done = np.iinfo(np.int64), replayed.shard, replayed.is_done
-    spans = []
-    for read, written in pairs:
-        t_us = shard.t_us[(replayed.is_read & (shard.family == read)) | (is_done & (shard.family == written))]
-        spans.append((int(t_us.min(initial=limits.max)), int(t_us.max(initial=limits.min))))
-    return spans
 
 
 def _lags(joins: tuple[_Join, ...], replayed: Replayed) -> list[Lags]:
@@ -204,33 +210,26 @@ def _cause(pair: MismatchedPair) -> str:
     return "key_prefix" if pair.leading else "key_naming"
 
 
-@dataclass(frozen=True, slots=True)
-class _Winning:
-    """Counts the reads that claims tell among all that may have missed."""
-
-    claims: tuple[AliveElsewhere, ...]
-    known: bool
-
-    def __call__(self, replayed: Replayed) -> int:
-        candidates = replayed.is_miss if self.known else replayed.is_read
-        won = np.zeros(len(candidates), bool)
-        for claim in self.claims:
-            won |= claim.among(replayed, candidates)
-        return int(won.sum())
+def _won(repairs: tuple[tuple[AliveElsewhere, ...], ...], known: bool, replayed: Replayed) -> Ints:
+    """Return how many reads, and look-ups, the claims of each repair tell among all of a shard that may have missed."""
+    candidates = replayed.is_miss if known else replayed.is_read
+    won = []
+    for claims in repairs:
+        mask = np.logical_or.reduce([claim.among(replayed, candidates) for claim in claims])
+        won.append((mask.sum(), replayed.shard.lookups[mask].sum()))
+    return np.array(won, np.int64)
 
 
-def _finding(investigation: Investigation, cause: str, edit: str, pairs: list[MismatchedPair]) -> Finding | None:
-    """Return the finding of one edit, None where its repair would win nothing and so explains no miss."""
+def _finding(
+    investigation: Investigation, cause: str, edit: str, pairs: list[MismatchedPair], claims: tuple[AliveElsewhere, ...],
+    won: int, lookups: int,
+) -> Finding:  # fmt: skip
+    """Return the finding of one edit, whose repair would win so many reads, and look-ups."""
     ledger = investigation.ledger
     mode, knows, tally = ledger.mode, ledger.misses is not None, ledger.tally
-    claims = tuple(AliveElsewhere(ledger.families.index(pair.reads), ledger.families.index(pair.writes)) for pair in pairs)
-    won = sum(ledger.replays.map("weighing a repair", _Winning(claims, knows)))
-    if not won:
-        return None
     families = sorted({claim.read for claim in claims})
     reads = int(tally.reads[families].sum())
     asked = int(tally.misses[families].sum()) if knows else reads
-    claimed, lookups = investigation.claimed(claims) if knows else (0, 0)
     written, read = edit.split(" -> ")
     weakest = min(pairs, key=agreement)
     what = "misses" if knows else "reads"
@@ -248,8 +247,8 @@ def _finding(investigation: Investigation, cause: str, edit: str, pairs: list[Mi
         verdict=CONFIRMED if cause == "key_prefix" and knows and _alike(written, read) else SUSPECTED,
         confidence=agreement(weakest),
         claims=claims if knows else (),
-        claimed=claimed,
-        claimed_lookups=lookups,
+        claimed=won if knows else 0,
+        claimed_lookups=lookups if knows else 0,
         families=tuple({"reads": pair.reads, "writes": pair.writes} for pair in pairs),
         edit=edit,
         summary=f"The cache is written under {written} and read under {read}: {counted}",

@@ -172,25 +172,9 @@ class Investigation:
         index = pd.Index(self.ledger.families, dtype="str", name="family")
         return pd.DataFrame(columns, index=index).sort_index()
 
-    def claimed(self, claims: tuple[Claim, ...]) -> tuple[int, int]:
-        """Return how many reads claims tell together, and how many look-ups."""
-        found = self.ledger.replays.map("weighing a repair", _Counting(claims))
-        return sum(reads for reads, _ in found), sum(lookups for _, lookups in found)
-
     def counter_delta(self, counter: str) -> int | None:
         """Return by how much one of INFO's counters rose while it was recorded; None where INFO lacks it."""
         return counter_rise(self.info, counter)
-
-
-@dataclass(frozen=True, slots=True)
-class _Counting:
-    """Counts what claims tell together."""
-
-    claims: tuple[Claim, ...]
-
-    def __call__(self, replayed: Replayed) -> tuple[int, int]:
-        mask = union(self.claims, replayed)
-        return int(mask.sum()), int(replayed.shard.lookups[mask].sum())
 
 
 def union(claims: tuple[Claim, ...], replayed: Replayed) -> Bools:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 
 from coldcache.causes.outcomes import (
     CONFIRMED,
@@ -20,7 +21,7 @@ from coldcache.causes.outcomes import (
     percent,
 )
 from coldcache.replay.inference import KEY_STATES
-from coldcache.replay.replayed import Bools, Replayed
+from coldcache.replay.replayed import Bools, Ints, Replayed
 from coldcache.shards.shard import NULL
 
 _IN_MILLISECONDS = {"PX": "EX", "PSETEX": "SETEX", "PEXPIRE": "EXPIRE"}
@@ -40,6 +41,8 @@ class _Suspect:
     ttl: int
     misses: int
     age_ratio: float
+    claimed: int
+    claimed_lookups: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,10 @@ class Outlived:
 
     def mask(self, replayed: Replayed) -> Bools:
         """Return them."""
-        pairs = replayed.pairs
-        mortal = pairs.written_ttl_ms != NULL
-        kept = mortal & (pairs.written_us < np.where(mortal, pairs.written_ttl_ms, 0) * 1_000_000)
-        return _expired(replayed) & kept & np.isin(replayed.shard.family, self.families)
+        rows, _, kept = _expired(replayed, self.families)
+        mask = np.zeros(len(replayed.shard), bool)
+        mask[rows[kept]] = True
+        return mask
 
 
 def _expired_misses(investigation: Investigation) -> np.ndarray:
@@ -62,17 +65,37 @@ def _expired_misses(investigation: Investigation) -> np.ndarray:
     return investigation.ledger.tally.miss_rows[:, kinds : kinds + 4].sum(axis=1)
 
 
-def _expired(replayed: Replayed) -> Bools:
-    """Return which rows are misses of a key that had expired, written in the same epoch: its age is known."""
-    expired = replayed.is_miss & (replayed.state == KEY_STATES.index("expired"))
-    return expired & (replayed.pairs.written_us >= 0)
+def _expired(replayed: Replayed, families: tuple[int, ...]) -> tuple[Ints, Ints, Bools]:
+    """Return misses of expired keys of some families.
+
+    Returns
+    -------
+    (rows, age_us, kept)
+        Those whose values were written in the same epoch; how long before; and whether a time to live a thousand times as long
+        would have kept them.
+    """
+    expired = replayed.is_miss & (replayed.state == KEY_STATES.index("expired")) & (replayed.pairs.written >= 0)
+    rows = np.flatnonzero(expired & np.isin(replayed.shard.family, families))
+    written = replayed.pairs.written[rows]
+    age_us, ttl_ms = replayed.age_us(rows, written), replayed.shard.ttl_ms[written]
+    return rows, age_us, (ttl_ms != NULL) & (age_us < ttl_ms * 1_000_000)
 
 
-def _ages_ms(families: tuple[int, ...], replayed: Replayed) -> tuple[np.ndarray, np.ndarray]:
-    """Return the family, and the age of the value at the miss, of the misses of expired keys of some families."""
-    rows = np.flatnonzero(_expired(replayed) & np.isin(replayed.shard.family, families))
-    rows = rows[:: max(1, -(-len(rows) // _MOST_AGES))]
-    return replayed.shard.family[rows], replayed.pairs.written_us[rows] / 1000
+def _ages(families: tuple[int, ...], replayed: Replayed) -> tuple[Ints, npt.NDArray[np.float64], Ints]:
+    """Return of the misses of expired keys of some families what tells whether their times to live have the wrong unit.
+
+    Returns
+    -------
+    (family, age_ms, kept)
+        The place of each in `families`, or of some of them; the age of the value at the miss; and how many reads, and look-ups, a
+        time to live a thousand times as long would have kept, a row each of `families`.
+    """
+    shard = replayed.shard
+    rows, age_us, kept = _expired(replayed, families)
+    family = np.searchsorted(families, shard.family[rows])
+    won = [np.bincount(family[kept], weights, len(families)) for weights in (None, shard.lookups[rows[kept]])]
+    drawn = slice(None, None, max(1, -(-len(rows) // _MOST_AGES)))
+    return family[drawn], age_us[drawn] / 1000, np.column_stack(won).astype(np.int64)
 
 
 def check_ttl_unit(investigation: Investigation) -> list[Outcome]:
@@ -83,7 +106,9 @@ def check_ttl_unit(investigation: Investigation) -> list[Outcome]:
     if not expired.any():
         return [RuledOut("ttl_unit", "no read missed because its key had expired"), _short_ruled_out()]
     candidates = {
-        family: asked for family in np.flatnonzero(expired) if (asked := _in_other_unit(investigation, int(family))) is not None
+        family: asked
+        for family in np.flatnonzero(expired).tolist()
+        if (asked := _in_other_unit(investigation, family)) is not None
     }
     suspects = _suspects(investigation, candidates) if candidates else []
     if not suspects:
@@ -113,17 +138,18 @@ def _in_other_unit(investigation: Investigation, family: int) -> tuple[str, int]
     return (form, number) if dominant and looks_like_seconds and not conditional else None
 
 
-def _suspects(investigation: Investigation, candidates: dict[np.intp, tuple[str, int]]) -> list[_Suspect]:
+def _suspects(investigation: Investigation, candidates: dict[int, tuple[str, int]]) -> list[_Suspect]:
     """Return the families whose values had expired long before they were read again."""
-    families = tuple(int(family) for family in candidates)
-    found = investigation.ledger.replays.map("looking at ages", partial(_ages_ms, families))
-    of, ages = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    families = tuple(sorted(candidates))
+    found = investigation.ledger.replays.map("looking at ages", partial(_ages, families))
+    of, ages = (np.concatenate(columns) for columns in list(zip(*found, strict=True))[:2])
+    won = np.sum([kept for _, _, kept in found], axis=0)
     suspects = []
-    for family, (form, number) in candidates.items():
-        age_ms = ages[of == family]
+    for place, family in enumerate(families):
+        (form, number), age_ms = candidates[family], ages[of == place]
         if len(age_ms) >= _LEAST_MISSES and (ratio := float(np.median(age_ms / number))) >= _FAR_LATER:
             name = investigation.ledger.families[family]
-            suspects.append(_Suspect(name, int(family), form, number, len(age_ms), ratio))
+            suspects.append(_Suspect(name, family, form, number, len(age_ms), ratio, *won[place].tolist()))
     return suspects
 
 
@@ -132,7 +158,7 @@ def _finding(investigation: Investigation, suspects: list[_Suspect], claim: Outl
     first = suspects[0]
     meant = _IN_MILLISECONDS[first.form]
     expired = int(_expired_misses(investigation)[[suspect.number for suspect in suspects]].sum())
-    claimed, lookups = investigation.claimed((claim,))
+    claimed = sum(suspect.claimed for suspect in suspects)
     misses = int(investigation.ledger.tally.misses.sum())
     names = " and ".join(suspect.family for suspect in suspects[:3])
     return Finding(
@@ -141,7 +167,7 @@ def _finding(investigation: Investigation, suspects: list[_Suspect], claim: Outl
         confidence=claimed / expired if expired else 0.0,
         claims=(claim,),
         claimed=claimed,
-        claimed_lookups=lookups,
+        claimed_lookups=sum(suspect.claimed_lookups for suspect in suspects),
         families=tuple({"reads": suspect.family, "writes": suspect.family} for suspect in suspects),
         edit=f"{first.form} {first.ttl} -> {meant} {first.ttl}",
         summary=(

@@ -146,7 +146,7 @@ def heap_survivors(case: Case, ledger: Ledger) -> Survivors:
     ]
     frames = stacks.set_index("stack_id")["frames"]
     sites = tuple(
-        _growth_site(name, intervals[intervals["site"].eq(name)], frames, float(seconds[-1]), total, misses, recorded)
+        _growth_site(name, intervals[intervals["site"].eq(name)], frames, float(seconds[-1]), total, edges, misses, recorded)
         for name in large
     )
     return Survivors(recorded=True, sites=sites, size_bytes=total, seconds=float(seconds[-1]))
@@ -158,6 +158,7 @@ def _growth_site(
     frames: pd.Series,
     span_s: float,
     total: int,
+    windows: np.ndarray,
     misses: np.ndarray,
     recorded: list[np.ndarray],
 ) -> GrowthSite:
@@ -168,7 +169,7 @@ def _growth_site(
     survival = np.divide(kept, born, out=np.full(TENTHS, np.nan), where=born > 0)
     judged = alive[alive["born_s"].between(_WARM_UP * span_s, (1 - _TAIL) * span_s)]
     rate = float(judged["size_bytes"].sum() / ((1 - _TAIL - _WARM_UP) * span_s))
-    fit = _bytes_per_miss(alive, misses, span_s, recorded)
+    fit = _bytes_per_miss(alive, windows, misses, recorded)
     by_stack = alive.groupby("stack_id")["size_bytes"].sum()
     largest = by_stack.sort_values(ascending=False, kind="stable").index[0]
     return GrowthSite(
@@ -235,7 +236,7 @@ def _misses_in_time(began_us: int, edges: np.ndarray, replayed: Replayed) -> np.
     return counts
 
 
-def _bytes_per_miss(alive: pd.DataFrame, misses: np.ndarray, span_s: float, recorded: list[np.ndarray]) -> _Fit | None:
+def _bytes_per_miss(alive: pd.DataFrame, edges: np.ndarray, misses: np.ndarray, recorded: list[np.ndarray]) -> _Fit | None:
     """Fit surviving bytes per window on misses; None where it does not beat shifted misses.
 
     NNLS on the misses of the same window, those of the window before, and an intercept: work
@@ -243,10 +244,10 @@ def _bytes_per_miss(alive: pd.DataFrame, misses: np.ndarray, span_s: float, reco
     interval, circular shifts of the misses for p: both keep each series' autocorrelation. A window
     whose misses were not all recorded is left out.
 
-    misses : in every window of `_edges`
+    edges : of the windows, see `_edges`
+    misses : in every window
     recorded : for every node, rows of start and end of what was recorded, in seconds
     """
-    edges = _edges(span_s)
     grown, _ = np.histogram(alive["born_s"], bins=edges[1:], weights=alive["size_bytes"])
     whole = _recorded_throughout(edges[:-2], edges[2:], recorded)
     grown, now, before = grown[whole], misses[1:][whole].astype(float), misses[:-1][whole].astype(float)

@@ -1,65 +1,99 @@
-"""Which write answers which read, and what was written before it: what Python calls of `pair_kernel`, without numba."""
+"""What each row is, which write answers which read, what was written before: the caller of `pair_kernel`, without numba."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from coldcache.sources.arrays import address, compiled, handed, places
+from coldcache.sources.arrays import address, compiled, handed, place, places
 
 # A write that follows a read of the same key within this time is taken to answer it. Ten times
 # the slowest backend of an image analyzer; the lab's takes 20 ms.
 FILL_WINDOW_S = 5.0
 NONE = -1
 
-_Bools = npt.NDArray[np.bool_]
+#: What a row is, a bit each. A row that reads and writes does so in this order. `DONE`, `STORED` and `OVERWRITES` are said of
+#: writes: it was not refused; it is known to have been stored; it stores the whole value.
+READ, HIT, MISS, WRITE, DONE, STORED, OVERWRITES, COUNTED = (1 << bit for bit in range(8))
+#: What is found of a row, a bit each. Of a read: no access of its key came before it. Of a miss: it came after the key's first
+#: read and before its first write, both in its epoch. Of a read: it was answered, or its epoch lasted long enough to tell. Of a
+#: write: the key's write before it stored the same bytes. Of a write that answers a hit: another write of the key did so before.
+FIRST_TOUCH, IN_FLIGHT, FILL_KNOWN, SAME_VALUE, REWRITTEN = (1 << bit for bit in range(5))
+
+_Bytes = npt.NDArray[np.uint8]
 _Ints = npt.NDArray[np.int64]
 _Narrow = npt.NDArray[np.int32]
+_Label = npt.NDArray[np.int16]
+
+
+class Labels(NamedTuple):
+    """Columns of rows, of which five have few values."""
+
+    family: _Narrow  # below 0 without a key
+    lookups: npt.NDArray[np.int8]
+    op: _Label
+    outcome: _Label  # of a write
+    command: _Label
+    got: _Label  # what a read got
+    state: _Label  # of the key of a miss
+    epoch: _Narrow
+
+
+_LABELS = np.int32, np.int8, np.int16, np.int16, np.int16, np.int16, np.int16, np.int32
+
+
+class Meanings(NamedTuple):
+    """What the values of ``Labels`` mean, from -1 on."""
+
+    op: _Bytes  # `WRITE`, or 0
+    outcome: _Bytes  # `DONE` and `STORED`
+    command: _Bytes  # `OVERWRITES`
+    got: _Bytes  # `HIT` or `MISS`
+    state: _Bytes
+    epoch: _Bytes  # `COUNTED`
+
+
+_MEANINGS = (np.uint8,) * 6
+
+
+def mark(labels: Labels, meanings: Meanings) -> tuple[_Bytes, _Bytes]:
+    """Return what each row is (``READ`` and so on), and the state of the key of each miss, 0 for all other rows."""
+    count = len(labels.family)
+    labels, meanings = Labels(*map(handed, labels, _LABELS)), Meanings(*map(handed, meanings, _MEANINGS))
+    marks, state = np.empty(count, np.uint8), np.empty(count, np.uint8)
+    columns, tables = places(labels, _LABELS, count), places(meanings, _MEANINGS)
+    _kernel()["mark"](address(columns), address(tables), count, place(marks, np.uint8), place(state, np.uint8))
+    return marks, state
 
 
 class Steps(NamedTuple):
-    """Rows that are to be paired.
+    """Rows that are to be paired."""
 
-    A row that reads and writes does so in this order.
-    """
-
-    order: _Ints  # the rows in the order of time
-    key: _Ints  # number of its key, -1 without
+    marks: _Bytes
+    key: _Ints  # number of its key; of a row that neither reads nor writes any
     group: _Ints  # number of its key in its epoch
     epoch: _Narrow
     t_us: _Ints
-    is_read: _Bools
-    is_miss: _Bools
-    is_write: _Bools
-    answers: _Bools  # a write may answer a read
-    overwrites: _Bools  # a write stores the whole value, so that it answers a hit, too
-    done: _Bools  # a write was not refused
     digest: npt.NDArray[np.uint64]  # of the value written, 0 where it is not known
-    ttl_ms: _Ints  # time to live asked for
+    state: _Bytes  # of the key of a miss
 
 
-_STEPS = (
-    np.int64, np.int64, np.int64, np.int32, np.int64, np.bool_, np.bool_, np.bool_, np.bool_, np.bool_, np.bool_,
-    np.uint64, np.int64,
-)  # fmt: skip
+_STEPS = np.uint8, np.int64, np.int64, np.int32, np.int64, np.uint64, np.uint8
 
 
 class Pairs(NamedTuple):
     """What is found of each row."""
 
-    first_touch: _Bools  # of a read: no earlier access of the key
-    in_flight: _Bools  # a miss after the key's first read and before its first write, both in its epoch
-    fill_us: _Ints  # of a read: until the write that answered it, -1 without
-    follows: _Narrow  # of a write: the row of the read it answers, -1 without
-    same_value: _Bools  # of a write: the key's write before it stored the same bytes
-    rewritten: _Bools  # of a write that answers a hit: another write of the key did so before
-    written_us: _Ints  # of a miss: since the key's last write that was done, -1 without one in its epoch
-    written_ttl_ms: _Ints  # that write's time to live, as given; `no_ttl` without one
+    found: _Bytes  # `FIRST_TOUCH` and so on
+    partner: _Narrow  # of a read: the row of the write that answered it; of a write: of the read it answers; -1 without
+    written: _Narrow  # of a miss: the row of the key's last write that was done, -1 without one in its epoch
+    kind: npt.NDArray[np.int8]  # of a counted miss: what is known of its key; -1 of all others
 
 
-_PAIRS = np.bool_, np.bool_, np.int64, np.int32, np.bool_, np.bool_, np.int64, np.int64
+_PAIRS = np.uint8, np.int32, np.int32, np.int8
 
 
 class Work(NamedTuple):
@@ -67,44 +101,49 @@ class Work(NamedTuple):
 
     miss: _Narrow  # the latest unanswered miss of a group, `NONE` without
     hit: _Narrow  # the latest unanswered hit of a group, `NONE` without
-    written: _Bools  # a group was written, or there
+    there: _Bytes  # a group was written, or there
     touched: _Narrow  # epoch of a key's first access, `NONE` without
     last_done: _Narrow  # row of a key's last write that was done, `NONE` without
     last_digest: npt.NDArray[np.uint64]  # of what was written to a key last
-    answered_hit: _Bools  # a write of a key answered a hit
+    answered_hit: _Bytes  # a write of a key answered a hit
     below: _Narrow  # the unanswered read before a read, by row
 
 
-_WORK = np.int32, np.int32, np.bool_, np.int32, np.int32, np.uint64, np.bool_, np.int32
+_WORK = np.int32, np.int32, np.uint8, np.int32, np.int32, np.uint64, np.uint8, np.int32
 
 
-def pair(steps: Steps, *, keys: int, groups: int, window_us: int, no_ttl: int) -> Pairs:
+def pair(steps: Steps, order: _Ints | None, *, keys: int, groups: int, window_us: int, ends_us: _Ints) -> Pairs:
     """Pair every write with the latest unanswered miss of its key, else hit, and note what was written last.
 
     Parameters
     ----------
     steps : Steps
+    order : int64, optional
+        The rows in the order of time; None where they are.
     keys, groups : int
         How many keys there are, and how many keys in epochs.
     window_us : int
         The longest time from a read to its answer.
-    no_ttl : int
-        Stands for no time to live.
+    ends_us : int64
+        When each epoch ended.
     """
-    count = len(steps.order)
+    count = len(steps.marks)
     steps = Steps(*map(handed, steps, _STEPS))
     pairs = Pairs(
-        first_touch=np.zeros(count, np.bool_), in_flight=np.zeros(count, np.bool_), fill_us=np.full(count, NONE, np.int64),
-        follows=np.full(count, NONE, np.int32), same_value=np.zeros(count, np.bool_), rewritten=np.zeros(count, np.bool_),
-        written_us=np.full(count, NONE, np.int64), written_ttl_ms=np.full(count, no_ttl, np.int64),
+        found=np.empty(count, np.uint8), partner=np.empty(count, np.int32), written=np.empty(count, np.int32),
+        kind=np.empty(count, np.int8),
     )  # fmt: skip
     work = Work(
-        miss=np.full(groups, NONE, np.int32), hit=np.full(groups, NONE, np.int32), written=np.zeros(groups, np.bool_),
+        miss=np.full(groups, NONE, np.int32), hit=np.full(groups, NONE, np.int32), there=np.zeros(groups, np.uint8),
         touched=np.full(keys, NONE, np.int32), last_done=np.full(keys, NONE, np.int32), last_digest=np.zeros(keys, np.uint64),
-        answered_hit=np.zeros(keys, np.bool_), below=np.empty(count, np.int32),
+        answered_hit=np.zeros(keys, np.uint8), below=np.empty(count, np.int32),
     )  # fmt: skip
     tables = places(steps, _STEPS, count), places(work, _WORK), places(pairs, _PAIRS, count)
-    beside = ("replay.fills", "sources.log_kernel", "payload_kernel")
-    kernel = compiled("coldcache.replay.pair_kernel", *(f"coldcache.{name}" for name in beside))
-    kernel["pair"](*map(address, tables), count, window_us)
+    ordered = place(order, np.int64, count) if order is not None else 0
+    _kernel()["pair"](*map(address, tables), ordered, count, window_us, place(ends_us, np.int64))
     return pairs
+
+
+def _kernel() -> Mapping[str, Callable[..., int]]:
+    beside = ("replay.fills", "sources.log_kernel", "payload_kernel")
+    return compiled("coldcache.replay.pair_kernel", *(f"coldcache.{name}" for name in beside))

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from coldcache.case import Case
+from coldcache.replay.fills import FILL_KNOWN, FIRST_TOUCH, IN_FLIGHT, NONE, READ, SAME_VALUE
 from coldcache.replay.inference import BASIS, KEY_STATES, Inference, infer_shards
 from coldcache.replay.replayed import Plan, Replayed, Replays
 from coldcache.replay.tally import Tally
@@ -444,29 +445,30 @@ def _inferred_columns(outcome: np.ndarray, state: np.ndarray) -> dict[str, pd.Se
 
 def _read_columns(replayed: Replayed) -> dict[str, np.ndarray]:
     """Return what is known of the reads of a shard."""
-    rows, pairs = np.flatnonzero(replayed.is_read), replayed.pairs
-    fill_us = pairs.fill_us[rows]
+    rows = np.flatnonzero(replayed.is_read)
+    answer = replayed.pairs.partner[rows]
     return {
         "place": replayed.shard.place[rows],
         "family": replayed.shard.family[rows],
         "outcome": replayed.outcome[rows],
         "state": replayed.state[rows],
-        "fill_ms": np.where(fill_us >= 0, fill_us / 1000, np.nan),
-        "fill_known": replayed.fill_known[rows],
-        "first_touch": pairs.first_touch[rows],
-        "in_flight": pairs.in_flight[rows],
+        "fill_ms": np.where(answer >= 0, replayed.age_us(np.maximum(answer, 0), rows) / 1000, np.nan),
+        "fill_known": replayed.is_found(FILL_KNOWN)[rows],
+        "first_touch": replayed.is_found(FIRST_TOUCH)[rows],
+        "in_flight": replayed.is_found(IN_FLIGHT)[rows],
         "effective": replayed.is_useful[rows],
     }
 
 
 def _write_columns(replayed: Replayed) -> dict[str, np.ndarray]:
     """Return what is known of the writes of a shard."""
-    rows, pairs = np.flatnonzero(replayed.is_write), replayed.pairs
-    follows = pairs.follows[rows]
+    rows = np.flatnonzero(replayed.is_write)
+    # A row that reads, too, answers no read.
+    follows = np.where(replayed.marks[rows] & READ, NONE, replayed.pairs.partner[rows])
     answered = np.where(follows >= 0, replayed.outcome[np.maximum(follows, 0)], -1)
     return {
         "place": replayed.shard.place[rows],
         "family": replayed.shard.family[rows],
-        "same_value": pairs.same_value[rows],
+        "same_value": replayed.is_found(SAME_VALUE)[rows],
         "follows": np.array(["miss", "hit", None], dtype=object)[answered],
     }

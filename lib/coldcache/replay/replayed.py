@@ -9,14 +9,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from coldcache.commands import STRING_WRITES
-from coldcache.replay.fills import FILL_WINDOW_S, Pairs, Steps, pair
+from coldcache.keys.numbering import numbers_of
+from coldcache.replay import fills
+from coldcache.replay.fills import FILL_WINDOW_S, Pairs, pair
 from coldcache.replay.inference import HIT, KEY_STATES, MISS, NO_READ, Verdicts
 from coldcache.replay.order import forward
 from coldcache.shards.cut import Shards
-from coldcache.shards.shard import NULL, Removals, Shard
+from coldcache.shards.shard import SPREAD, Removals, Shard
 from coldcache.shards.workers import Workers
 
 _WINDOW_US = round(FILL_WINDOW_S * 1e6)
@@ -24,6 +25,9 @@ _Result = TypeVar("_Result")
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+
+# Of every mark that a row may have.
+_OUTCOMES = np.array([HIT if mark & fills.HIT else MISS if mark & fills.MISS else NO_READ for mark in range(256)], np.int8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,26 +56,19 @@ class Replayed:
     Attributes
     ----------
     shard : Shard
-    is_read, is_write : bool
-        Look-ups that INFO counts, and writes of keys, of the epochs that are counted.
-    outcome : int8
-        1 hit, 0 miss, -1 not known, or no look-up.
-    state : int8
+    marks : uint8
+        What each row is, a bit each: see :mod:`coldcache.replay.fills`.
+    state : uint8
         What had become of the key of a miss: index in ``KEY_STATES``, 0 where that is not known.
     pairs : Pairs
-    fill_known : bool
-        Of a read: it was answered, or its epoch lasted long enough after it to tell.
     shards, plan, number
         Which shard it is of which, and how its reads are counted.
     """
 
     shard: Shard
-    is_read: Bools
-    is_write: Bools
-    outcome: npt.NDArray[np.int8]
-    state: npt.NDArray[np.int8]
+    marks: npt.NDArray[np.uint8]
+    state: npt.NDArray[np.uint8]
     pairs: Pairs
-    fill_known: Bools
     shards: Shards = field(repr=False)
     plan: Plan = field(repr=False)
     number: int
@@ -82,24 +79,57 @@ class Replayed:
         return self.shards.removals(self.number)
 
     @property
+    def outcome(self) -> npt.NDArray[np.int8]:
+        """What each row's read got: 1 hit, 0 miss, -1 not known, or no look-up."""
+        return _OUTCOMES[self.marks]
+
+    @property
+    def is_read(self) -> Bools:
+        """Which rows are look-ups that INFO counts, of the epochs that are counted."""
+        return self._are(fills.READ)
+
+    @property
+    def is_write(self) -> Bools:
+        """Which rows are writes of keys, of the epochs that are counted."""
+        return self._are(fills.WRITE)
+
+    @property
     def is_miss(self) -> Bools:
         """Which rows are reads that missed."""
-        return self.is_read & (self.outcome == MISS)
+        return self._are(fills.MISS)
 
     @property
     def is_hit(self) -> Bools:
         """Which rows are reads that hit."""
-        return self.is_read & (self.outcome == HIT)
+        return self._are(fills.HIT)
 
     @property
     def is_useful(self) -> Bools:
         """Which rows are hits that no rewrite of the same key followed."""
-        return self.is_hit & (self.pairs.fill_us < 0)
+        return self.is_hit & (self.pairs.partner < 0)
 
     @property
     def is_done(self) -> Bools:
         """Which rows are writes that were not refused."""
-        return self.is_write & ~self.shard.is_("outcome", "refused")
+        return self._are(fills.WRITE | fills.DONE)
+
+    @property
+    def is_stored(self) -> Bools:
+        """Which rows are writes that are known to have been stored."""
+        return self._are(fills.WRITE | fills.STORED)
+
+    def _are(self, mark: int) -> Bools:
+        every = np.uint8(mark | fills.COUNTED)
+        return (self.marks & every) == every
+
+    def is_found(self, what: int) -> Bools:
+        """Return of which rows something was found (``FIRST_TOUCH`` and so on of :mod:`coldcache.replay.fills`)."""
+        return (self.pairs.found & np.uint8(what)) > 0
+
+    def age_us(self, rows: npt.NDArray[np.integer[Any]], since: npt.NDArray[np.integer[Any]]) -> Ints:
+        """Return how long before each of some rows another row was, µs; not below 0, where a clock stepped back."""
+        t_us = self.shard.t_us
+        return np.maximum(t_us[rows] - t_us[since], 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,83 +152,76 @@ def _applied(shards: Shards, plan: Plan, function: Callable[[Replayed], _Result]
 def replay(shards: Shards, plan: Plan, number: int) -> Replayed:
     """Replay a shard: the same each time, and sooner done again than read from a file."""
     shard = shards.shard(number)
-    outcome, state = _outcomes(shards, shard, plan, number)
-    is_read, is_write = shard.is_read, shard.is_write
-    pairs = _pairs(shard, is_read, is_write, outcome)
-    counted = np.isin(shard.epoch, plan.counted)
-    ends = np.full(int(shard.epoch.max(initial=-1)) + 1, np.iinfo(np.int64).min)
-    for epoch, end_us in plan.ends_us.items():
-        if epoch < len(ends):
-            ends[epoch] = end_us
-    watched_us = ends[shard.epoch] - shard.t_us if len(ends) else shard.t_us
-    fill_known = (watched_us >= _WINDOW_US) | (pairs.fill_us >= 0)
-    return Replayed(shard, counted & is_read, counted & is_write, outcome, state, pairs, fill_known, shards, plan, number)
+    marks, state = _marks(shards, shard, plan, number)
+    return Replayed(shard, marks, state, _pairs(shard, plan, marks, state), shards, plan, number)
 
 
-def _outcomes(
+def _marks(
     shards: Shards, shard: Shard, plan: Plan, number: int
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:  # fmt: skip
-    """Return what each row's read got, and what had become of its key."""
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:  # fmt: skip
+    """Return what each row is, and what had become of the key of each miss."""
     words = shard.vocabulary
     if plan.verdicts is None:
-        known = words.told("outcome", lambda name: {"hit": HIT, "miss": MISS}.get(name, NO_READ), NO_READ)
-        outcome = np.where(shard.is_read, known[shard.outcome], NO_READ).astype(np.int8)
-        states = words.told("key_state", lambda name: KEY_STATES.index(name) if name in KEY_STATES else 0, 0)
-        return outcome, np.where(outcome == MISS, states[shard.key_state], 0).astype(np.int8)
-    outcome, state = np.full(len(shard), NO_READ, np.int8), np.zeros(len(shard), np.int8)
-    reads, got, _, become = plan.verdicts.of(shards, number)
-    outcome[reads.row], state[reads.row] = got, become
-    return outcome, state
+        got, state = shard.outcome, shard.key_state
+        of_got = words.told("outcome", lambda name: {"hit": fills.HIT, "miss": fills.MISS}.get(name, 0), 0)
+        of_state = words.told("key_state", lambda name: KEY_STATES.index(name) if name in KEY_STATES else 0, 0)
+    else:
+        got, state = np.full(len(shard), NO_READ, np.int16), np.zeros(len(shard), np.int16)
+        reads, outcome, _, become = plan.verdicts.of(shards, number)
+        got[reads.row], state[reads.row] = outcome, become
+        of_got, of_state = np.array([fills.MISS, fills.HIT, 0]), np.arange(len(KEY_STATES))
+    done = {"written": fills.DONE | fills.STORED, "refused": 0}
+    epochs = int(shard.epoch.max(initial=-1)) + 1
+    columns = fills.Labels(
+        family=shard.family, lookups=shard.lookups, op=shard.op, outcome=shard.outcome, command=shard.command, got=got,
+        state=state, epoch=shard.epoch,
+    )  # fmt: skip
+    tables = (
+        words.told("op", lambda name: fills.WRITE if name == "write" else 0, 0),
+        words.told("outcome", lambda name: done.get(name, fills.DONE), fills.DONE),
+        words.told("command", lambda name: fills.OVERWRITES if name in STRING_WRITES else 0, 0),
+        of_got,
+        of_state,
+        np.isin([*range(epochs), -1], plan.counted) * fills.COUNTED,
+    )
+    return fills.mark(columns, fills.Meanings(*(np.r_[table[-1], table].astype(np.uint8) for table in tables)))
 
 
-def _pairs(shard: Shard, is_read: Bools, is_write: Bools, outcome: npt.NDArray[np.int8]) -> Pairs:
+def _pairs(shard: Shard, plan: Plan, marks: npt.NDArray[np.uint8], state: npt.NDArray[np.uint8]) -> Pairs:
     """Pair every write with the latest unanswered miss of its key, else hit, within FILL_WINDOW_S and its epoch.
 
     By key and time, not by connection: a pooled or multiplexed client makes the connection mean
     nothing (measured accuracy 0.009). GETSET and SET … GET read and write in one command: they answer no read. A refused
     write changes nothing; only a write of the whole value makes the hit before it useless.
     """
-    count = len(shard)
-    named = np.flatnonzero(is_read | is_write)
-    key = np.full(count, -1, np.int64)
-    key[named], found = _numbers(shard, named)
-    group, groups = key, found
-    if count and shard.epoch[0] != shard.epoch[-1]:
-        epochs = np.unique(shard.epoch)
-        both = key * len(epochs) + np.searchsorted(epochs, shard.epoch)
-        numbers, of_both = pd.factorize(np.where(key >= 0, both, -1))
-        group, groups = numbers, len(of_both)
-    done = ~shard.is_("outcome", "refused")
-    steps = Steps(
-        order=time_order(shard.epoch, shard.seq, shard.t_us), key=key, group=group, epoch=shard.epoch, t_us=shard.t_us,
-        is_read=is_read, is_miss=is_read & (outcome == MISS), is_write=is_write,
-        answers=is_write & (shard.lookups == 0) & done, overwrites=shard.is_("command", *STRING_WRITES), done=done,
-        digest=shard.value_digest, ttl_ms=shard.ttl_ms,
+    key, keys = shard.names
+    several = len(shard) and shard.db.min() < shard.db.max()
+    place = shard.db.astype(np.int64) if several else np.zeros(1, np.int64)
+    if several:
+        key, keys = _numbers(shard.key, place)
+    group, groups, order = key, keys, None
+    ends_us = np.zeros(int(shard.epoch.max(initial=-1)) + 1, np.int64)
+    for epoch, end_us in plan.ends_us.items():
+        if epoch < len(ends_us):
+            ends_us[epoch] = end_us
+    if len(ends_us) and shard.epoch[0] != shard.epoch[-1]:
+        group, groups = _numbers(shard.key, place * len(ends_us) + shard.epoch)
+        order = time_order(shard.epoch, shard.seq, shard.t_us)
+    steps = fills.Steps(
+        marks=marks, key=key, group=group, epoch=shard.epoch, t_us=shard.t_us, digest=shard.value_digest, state=state
     )  # fmt: skip
-    return pair(steps, keys=found, groups=groups, window_us=_WINDOW_US, no_ttl=NULL)
+    return pair(steps, order, keys=keys, groups=groups, window_us=_WINDOW_US, ends_us=ends_us)
 
 
-def _numbers(shard: Shard, rows: Ints) -> tuple[Ints, int]:
-    """Return a number for each key and database of some rows, and how many there are."""
-    name, names = shard.names
-    db = shard.db[rows]
-    if not len(rows) or db.min() == db.max():
-        return name[rows], names
-    numbers, found = pd.factorize(name[rows] * (int(db.max()) + 2) + db)
+def _numbers(key: npt.NDArray[np.uint64], place: Ints) -> tuple[Ints, int]:
+    """Return a number for each key in each of several places, and how many there are."""
+    numbers, found = numbers_of(key ^ (place.astype(np.uint64) * SPREAD))
     return numbers.astype(np.int64), len(found)
 
 
 def time_order(epoch: npt.NDArray[np.int32], seq: Ints, t_us: Ints) -> Ints:
     """Return the places of rows, which are in the order of epochs and streams, in the order of time."""
-    if not len(epoch) or epoch[0] == epoch[-1]:
-        return np.arange(len(epoch))
     return np.lexsort((seq, forward(epoch, t_us)))
-
-
-def by_family(shard: Shard, chosen: Bools, weights: npt.NDArray[Any] | None = None) -> Ints:
-    """Count the chosen rows, or add up their weights, by family."""
-    given = None if weights is None else weights[chosen]
-    return np.bincount(shard.family[chosen], given, len(shard.families)).astype(np.int64)
 
 
 def family_table(

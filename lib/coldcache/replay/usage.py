@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from coldcache.keys.numbering import numbers_of
 from coldcache.replay.ledger import Ledger
-from coldcache.replay.replayed import Replayed, by_family
+from coldcache.replay.replayed import Replayed
 from coldcache.shards.shard import NULL
 from coldcache.showing import SelfShowing
 
@@ -108,14 +107,13 @@ class _Used:
 def _used(replayed: Replayed) -> _Used:
     shard, count = replayed.shard, len(replayed.shard.families)
     read, written = replayed.is_read, replayed.is_done
-    rows = np.flatnonzero(read | written)
-    numbers, found = numbers_of(shard.key[rows])
-    reads, writes = (np.bincount(numbers[chosen[rows]], minlength=len(found)) for chosen in (read, written))
-    family, last = np.zeros(len(found), np.int64), np.full(len(found), -1, np.int64)
-    family[numbers] = shard.family[rows]
-    by_write = written[rows]
+    name, names = shard.names
+    reads, writes = (np.bincount(name[chosen], minlength=names) for chosen in (read, written))
+    family, last = np.zeros(names, np.int64), np.full(names, -1, np.int64)
+    used = np.flatnonzero(read | written)
+    family[name[used]] = shard.family[used]
     # Of a key's writes the last one stays: they are in the order of the stream.
-    last[numbers[by_write]] = shard.value_bytes[rows[by_write]]
+    last[name[written]] = shard.value_bytes[written]
     sized = last >= 0
     no_ttl = shard.ttl_ms == NULL
 
@@ -123,10 +121,10 @@ def _used(replayed: Replayed) -> _Used:
         return np.bincount(family[chosen], None if weights is None else weights[chosen], count)
 
     sums = {
-        "keys": keys(np.ones(len(found), bool)), "reads": keys(reads > 0, reads), "writes": keys(writes > 0, writes),
+        "keys": keys(reads + writes > 0), "reads": keys(reads > 0, reads), "writes": keys(writes > 0, writes),
         "read_keys": keys(reads > 0), "once": keys(reads == 1), "written_keys": keys(writes > 0),
         "unread": keys((writes > 0) & (reads == 0)), "sized_keys": keys(sized), "stored_bytes": keys(sized, last),
-        "no_ttl": by_family(shard, written & no_ttl),
+        "no_ttl": np.bincount(shard.family[written & no_ttl], minlength=count),
     }  # fmt: skip
     drawn = np.flatnonzero(written)
     drawn = drawn[:: max(1, -(-len(drawn) // _MOST_DRAWN))]

@@ -92,8 +92,8 @@ def _as_pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> A
     return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
 
-uint8s, int32s, int64s, uint64s, float64s = (
-    _numbers_at(kind) for kind in (types.uint8, types.int32, types.int64, types.uint64, types.float64)
+uint8s, int8s, int16s, int32s, int64s, uint64s, float64s = (
+    _numbers_at(kind) for kind in (types.uint8, types.int8, types.int16, types.int32, types.int64, types.uint64, types.float64)
 )
 
 
