@@ -8,7 +8,8 @@ import pytest
 from coldcache import schema
 from coldcache.replay import inference, windows
 from coldcache.replay.inference import HIT, KEY_STATES, MISS, infer
-from coldcache.replay.states import access_rows, trace_reads
+from coldcache.replay.rows import access_rows
+from coldcache.replay.states import trace_reads
 from coldcache.shards import cut
 from coldcache.shards.workers import Workers
 from coldcache.sources.accesses import AccessBuilder, EpochStart

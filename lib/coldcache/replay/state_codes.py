@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +54,9 @@ _Narrow = npt.NDArray[np.int32]
 
 
 class Rows(NamedTuple):
-    """One row per key access, in stream order; see `coldcache.replay.states.AccessRows`."""
+    """One row per key access, in stream order; see `coldcache.replay.rows.AccessRows`."""
 
+    row: _Narrow
     t_us: _Ints
     seq: _Ints
     epoch: _Narrow
@@ -70,11 +71,12 @@ class Rows(NamedTuple):
     arg: _Narrow
     answers: _Bytes
     window: _Narrow
+    family: _Narrow
 
 
 _ROWS = (
-    np.int64, np.int64, np.int32, np.int32, np.int32, np.int32, np.uint8, np.uint8, np.uint8, np.int64, np.uint8, np.int32,
-    np.uint8, np.int32,
+    np.int32, np.int64, np.int64, np.int32, np.int32, np.int32, np.int32, np.uint8, np.uint8, np.uint8, np.int64, np.uint8,
+    np.int32, np.uint8, np.int32, np.int32,
 )  # fmt: skip
 
 
@@ -92,17 +94,23 @@ _EVICTIONS = np.int64, np.int64, np.bool_
 class Seen(NamedTuple):
     """One row per look-up; see `coldcache.replay.states.Reads`."""
 
-    row: _Ints
+    row: _Narrow
+    t_us: _Ints
+    family: _Narrow
+    window: _Narrow
+    lookups: _Bytes
     seen: _Bytes
     kind: _Bytes
     hint: _Bytes
     before: _Narrow  # the read before it in its chain, -1 at the first
-    life: _Narrow  # which life of a key may have ended by eviction, -1 without
     state: _Bytes  # what had become of the key, if it was missed
-    gap_us: _Ints  # until the write that answered it, -1 without
+    gap_us: _Narrow  # until the write that answered it, -1 without
+    life: _Narrow  # which life of a key may have ended by eviction, -1 without
 
 
-_SEEN = np.int64, np.uint8, np.uint8, np.uint8, np.int32, np.int32, np.uint8, np.int64
+_SEEN = (
+    np.int32, np.int64, np.int32, np.int32, np.uint8, np.uint8, np.uint8, np.uint8, np.int32, np.uint8, np.int32, np.int32,
+)  # fmt: skip
 
 
 class Work(NamedTuple):
@@ -126,41 +134,21 @@ _WORK = (
 )  # fmt: skip
 
 
-class Chained(NamedTuple):
-    """Reads in chains, as :func:`posterior` takes them: one element a read."""
-
-    before: _Narrow  # the read before it in its chain, -1 at the first
-    kind: _Bytes  # what the chain began with: ``START`` …
-    fade: _Floats  # chance that the key went between the read before and this one
-    family: _Narrow
-    answered: _Bytes  # 1 by a write, 0 not, 2 not to be told
-
-
-_CHAINED = np.int32, np.uint8, np.float64, np.int32, np.uint8
-
-
-class Chances(NamedTuple):
-    """What is known of each family, 0 to 1; see `coldcache.replay.estimates`."""
-
-    present: _Floats
-    p_fill: _Floats
-    p_rewrite: _Floats
-    never: _Floats
-
-
-_CHANCES = (np.float64,) * len(Chances._fields)
-STATISTICS = 8  # numbers that `posterior` counts of each family
+def unfilled(count: int, kinds: Iterable[npt.DTypeLike]) -> list[npt.NDArray[Any]]:
+    """Return a column of so many elements of each kind, for compiled code to fill."""
+    return [np.empty(count, kind) for kind in kinds]
 
 
 def _unknown_keys(count: int) -> npt.NDArray[np.void]:
     """Return the states of `count` keys that no line has named."""
-    room = np.zeros((count + 1) * _CACHE_LINE, np.uint8)
+    unknown = np.zeros(1, KEY)
+    unknown["low"], unknown["high"], unknown["epoch"], unknown["why"] = GONE, FOREVER, -1, NEVER_WRITTEN
+    for name in ("chain", "proof", "life", "missed", "hit", "touched"):
+        unknown[name] = -1
+    room = np.empty((count + 1) * _CACHE_LINE, np.uint8)
     start = -room.ctypes.data % _CACHE_LINE
     keys = room[start : start + count * _CACHE_LINE].view(KEY)
-    keys["low"], keys["high"], keys["epoch"] = GONE, FOREVER, -1
-    for name in ("chain", "proof", "life", "missed", "hit", "touched"):
-        keys[name] = -1
-    keys["why"] = NEVER_WRITTEN
+    keys.view(np.int64).reshape(count, _CACHE_LINE // 8)[:] = unknown.view(np.int64)  # whole lines: numpy sets fields one by one
     return keys
 
 
@@ -199,41 +187,9 @@ def trace(
         forgot=np.full(nodes, -1, np.int64), epoch=np.full(nodes, -1, np.int32), is_first=np.ones(nodes, np.bool_),
         began=np.zeros(nodes, np.int64), first_window=np.zeros(nodes, np.int32),
     )  # fmt: skip
-    out = Seen(
-        row=np.empty(reads, np.int64), seen=np.empty(reads, np.uint8), kind=np.empty(reads, np.uint8),
-        hint=np.empty(reads, np.uint8), before=np.empty(reads, np.int32), life=np.empty(reads, np.int32),
-        state=np.empty(reads, np.uint8), gap_us=np.empty(reads, np.int64),
-    )  # fmt: skip
+    out = Seen(*unfilled(reads, _SEEN))
     evicting = len(evictions.after) > 0 and evictions.after[-1] > 0
     tables = places(rows, _ROWS, count), places(evictions, _EVICTIONS), places(work, _WORK), places(out, _SEEN, reads)
     by_key = place(census, np.uint8, keys), place(states, KEY, keys)
     _kernel()["trace"](*map(address, tables), *by_key, count, int(evicting), slack_us, fill_window_us)
     return out
-
-
-def posterior(chained: Chained, chances: Chances, state: _Floats, share: _Floats) -> _Floats:
-    """Go forward and backward through the chains; return the counts for the next estimate.
-
-    A chain is the reads of a key between two writes that could create it: hits first, then misses, for
-    what is gone stays gone. Three states: there, absent, and absent without ever being filled.
-
-    Parameters
-    ----------
-    chained, chances
-        See there.
-    state, share : float64 (reads, 3)
-        Scratch; `state` becomes each read's chance of the three states.
-
-    Returns
-    -------
-    float64 (families, 8)
-        Chains begun, present; absent chains, never filled; misses, answered; chances to go, gone.
-    """
-    count, families = len(chained.before), len(chances.present)
-    chained = Chained(*map(handed, chained, _CHAINED))
-    chances = Chances(*map(handed, chances, _CHANCES))
-    statistics = np.zeros((families, STATISTICS))
-    tables = places(chained, _CHAINED, count), places(chances, _CHANCES, families)
-    room = place(state, np.float64, count), place(share, np.float64, count), place(statistics, np.float64)
-    _kernel()["posterior"](*map(address, tables), *room, count)
-    return statistics

@@ -18,7 +18,9 @@ Semantics: Redis's ``t_string.c``, ``expire.c``, ``db.c``, checked against live 
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
 from numba import from_dtype, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from coldcache.replay.state_codes import (
@@ -74,7 +76,6 @@ from coldcache.replay.state_codes import (
     RESULT,
     SOURCE,
     START,
-    STATISTICS,
     STORE,
     STRING,
     TAKE,
@@ -86,10 +87,10 @@ from coldcache.replay.state_codes import (
     Seen,
     Work,
 )
-from coldcache.sources.log_kernel import float64s, int32s, int64s, uint8s
+from coldcache.sources.log_kernel import int32s, int64s, uint8s
 
 _CREATES, _PROVES, _FAILS = 1, 2, 4
-_LEAST = 1e-100  # what no chance falls below, so that long chains do not end in 0 / 0
+_AHEAD = 16  # rows: so early a key's state is asked for, that it is there when its row is
 _KEY, _KEY_SIZE = from_dtype(KEY), KEY.itemsize
 
 
@@ -101,6 +102,20 @@ def _key_at(_typing, address):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return _KEY(types.int64), generate
+
+
+@intrinsic
+def _prefetch(_typing, address):
+    """Ask for the memory at an address, which will be written soon."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, *[ir.IntType(32)] * 3])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [pointer, *(ir.IntType(32)(number) for number in (1, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), generate
 
 
 @njit(inline="always")
@@ -290,12 +305,12 @@ def _take_read(k, t, slack, risk, read, out):
 
 
 @njit(inline="always")
-def _answer(k, t, fill_window, all_reads, rows_t, below, out):
+def _answer(k, t, fill_window, all_reads, below, out):
     """Let a write answer the latest unanswered read of its key: one that may have missed, else a hit."""
     for turn in range(2 if all_reads else 1):
         read = k.missed if turn == 0 else k.hit
-        if read >= 0 and t - rows_t[out.row[read]] <= fill_window:
-            out.gap_us[read] = max(t - rows_t[out.row[read]], 0)
+        if read >= 0 and t - out.t_us[read] <= fill_window:
+            out.gap_us[read] = max(t - out.t_us[read], 0)
             if turn == 0:
                 k.missed = below[read]
             else:
@@ -357,8 +372,8 @@ def trace(
     """
     a, b, c, d = int64s(rows_at), int64s(evictions_at), int64s(work_at), int64s(out_at)
     rows = Rows(
-        int64s(a[0]), int64s(a[1]), int32s(a[2]), int32s(a[3]), int32s(a[4]), int32s(a[5]), uint8s(a[6]), uint8s(a[7]),
-        uint8s(a[8]), int64s(a[9]), uint8s(a[10]), int32s(a[11]), uint8s(a[12]), int32s(a[13]),
+        int32s(a[0]), int64s(a[1]), int64s(a[2]), int32s(a[3]), int32s(a[4]), int32s(a[5]), int32s(a[6]), uint8s(a[7]),
+        uint8s(a[8]), uint8s(a[9]), int64s(a[10]), uint8s(a[11]), int32s(a[12]), uint8s(a[13]), int32s(a[14]), int32s(a[15]),
     )  # fmt: skip
     evictions = Evictions(int64s(b[0]), int64s(b[1]), uint8s(b[2]))
     work = Work(
@@ -366,7 +381,8 @@ def trace(
         uint8s(c[8]), int64s(c[9]), int32s(c[10]),
     )  # fmt: skip
     out = Seen(
-        int64s(d[0]), uint8s(d[1]), uint8s(d[2]), uint8s(d[3]), int32s(d[4]), int32s(d[5]), uint8s(d[6]), int64s(d[7])
+        int32s(d[0]), int64s(d[1]), int32s(d[2]), int32s(d[3]), uint8s(d[4]), uint8s(d[5]), uint8s(d[6]), uint8s(d[7]),
+        int32s(d[8]), uint8s(d[9]), int32s(d[10]), int32s(d[11]),
     )  # fmt: skip
     below, scope_row, scope_t, node_row, node_t = work.below, work.scope_row, work.scope_t, work.node_row, work.node_t
     node_empty, forgot, census = work.node_empty, work.forgot, uint8s(census_at)
@@ -376,6 +392,7 @@ def trace(
     # The sources of the command at hand.
     command, sources, all_absent, source, source_effect = np.int64(-1), 0, True, np.int32(-1), 0
     for i in range(count):
+        _prefetch(keys_at + _KEY_SIZE * max(rows.key[min(i + _AHEAD, count - 1)], 0))
         t, node, epoch, effect, window = rows.t_us[i], rows.node[i], rows.epoch[i], np.int64(rows.effect[i]), rows.window[i]
         if node_epoch[node] != epoch:
             first_epoch[node] = node_epoch[node] == -1
@@ -409,7 +426,8 @@ def trace(
         k.touched = i
         risk = _evictable(k, window, evictions) if evicting != 0 else 0
         if rows.lookups[i] > 0:
-            out.row[reads] = i
+            out.row[reads], out.t_us[reads], out.family[reads] = rows.row[i], t, rows.family[i]
+            out.window[reads], out.lookups[reads] = window, rows.lookups[i]
             out.gap_us[reads] = -1
             _take_read(k, t, slack, risk, reads, out)
             if out.seen[reads] == AT_RISK and risk < UNBOUNDED:
@@ -469,99 +487,9 @@ def trace(
         if low < FOREVER or high < FOREVER:
             k.volatile = 1
         if rows.answers[i] != ANSWERS_NOTHING and not happened & _FAILS:
-            _answer(k, t, fill_window, rows.answers[i] == ANSWERS_ALL, rows.t_us, below, out)
+            _answer(k, t, fill_window, rows.answers[i] == ANSWERS_ALL, below, out)
     return reads
 
 
-@njit(error_model="numpy")
-def _told(answered, p_fill, p_rewrite, here, gone, null):
-    """Weigh the three states of a key by whether a write answered the read."""
-    if answered == 1:
-        return here * p_rewrite, gone * p_fill, null * 1e-4
-    if answered == 0:
-        # Null as what is there: from silence alone the two cannot be told.
-        return here * (1 - p_rewrite), gone * (1 - p_fill), null * (1 - p_rewrite)
-    return here, gone, null
-
-
-def posterior(chained_at, chances_at, state_at, share_at, stats_at, count):
-    """Forward and backward through the chains, see :func:`coldcache.replay.state_codes.posterior`; return how many reads.
-
-    Parameters
-    ----------
-    chained_at, chances_at : int
-        Address of the addresses of the columns of ``Chained`` and ``Chances``.
-    state_at, share_at : int
-        Addresses of three numbers a read, scratch; `state` becomes the posterior.
-    stats_at : int
-        Address of eight numbers a family, added to: chains begun, present; absent chains, never filled; misses,
-        answered; chances to go, gone.
-    count : int
-        How many reads there are.
-    """
-    of_reads, of_families = int64s(chained_at), int64s(chances_at)
-    before, kind, fade = int32s(of_reads[0]), uint8s(of_reads[1]), float64s(of_reads[2])
-    family, answered = int32s(of_reads[3]), uint8s(of_reads[4])
-    present, p_fill = float64s(of_families[0]), float64s(of_families[1])
-    p_rewrite, never = float64s(of_families[2]), float64s(of_families[3])
-    state, share, stats = float64s(state_at), float64s(share_at), float64s(stats_at)
-    for i in range(count):
-        f = family[i]
-        at = before[i]
-        if at >= 0:
-            here, gone, null = state[3 * at], state[3 * at + 1], state[3 * at + 2]
-        elif kind[i] == START:
-            here, gone, null = present[f], (1 - present[f]) * (1 - never[f]), (1 - present[f]) * never[f]
-        elif kind[i] == ABSENT:
-            here, gone, null = 0.0, 1 - never[f], never[f]
-        elif kind[i] == PRESENT:
-            here, gone, null = 1.0, 0.0, 0.0
-        else:
-            here, gone, null = 0.7, 0.3, 0.0
-        gone += here * fade[i]
-        here *= 1 - fade[i]
-        here, gone, null = _told(answered[i], p_fill[f], p_rewrite[f], here, gone, null)
-        total = here + gone + null
-        state[3 * i], state[3 * i + 1], state[3 * i + 2] = (
-            max(here / total, _LEAST),
-            max(gone / total, _LEAST),
-            max(null / total, _LEAST),
-        )
-        share[3 * i] = share[3 * i + 1] = share[3 * i + 2] = 1.0
-    for i in range(count - 1, -1, -1):
-        f = family[i]
-        at = before[i]
-        # What the reads after it say, times this one's own answer: handed to the read before.
-        here, gone, null = share[3 * i], share[3 * i + 1], share[3 * i + 2]
-        a, b, c = state[3 * i] * here, state[3 * i + 1] * gone, state[3 * i + 2] * null
-        total = a + b + c
-        a, b, c = a / total, b / total, c / total
-        state[3 * i], state[3 * i + 1], state[3 * i + 2] = a, b, c
-        here, gone, null = _told(answered[i], p_fill[f], p_rewrite[f], here, gone, null)
-        if answered[i] != 2:
-            stats[STATISTICS * f + 4] += b
-            stats[STATISTICS * f + 5] += b if answered[i] == 1 else 0.0
-        if at >= 0:
-            top = max(here, gone, null)
-            share[3 * at] = max(((1 - fade[i]) * here + fade[i] * gone) / top, _LEAST)
-            share[3 * at + 1], share[3 * at + 2] = max(gone / top, _LEAST), max(null / top, _LEAST)
-        elif kind[i] == START:
-            stats[STATISTICS * f] += 1
-            lost = present[f] * fade[i]
-            stats[STATISTICS * f + 1] += a + b * lost / (lost + (1 - present[f]) * (1 - never[f]))
-        elif kind[i] == ABSENT:
-            stats[STATISTICS * f + 2] += 1
-            stats[STATISTICS * f + 3] += c
-        if kind[i] != ABSENT:
-            stats[STATISTICS * f + 6] += a
-    for i in range(count):
-        if before[i] >= 0 and kind[i] != ABSENT:
-            # Between two reads that are there and not, it went.
-            stats[STATISTICS * family[i] + 7] += max(state[3 * before[i]] - state[3 * i], 0.0)
-        elif kind[i] == PRESENT:
-            stats[STATISTICS * family[i] + 7] += 1 - state[3 * i]
-    return count
-
-
 # What Python calls, and how many integers it gives.
-ENTRIES = {"trace": (trace, 10), "posterior": (posterior, 6)}
+ENTRIES = {"trace": (trace, 10)}
