@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from coldcache.shards.scratch import Packed, constant
+from coldcache.shards.scratch import Packed, constant, is_constant
 from coldcache.sources.arrays import address, compiled, handed, numbers, place, places
 
 NOWHERE, IN_ITS_SHARD, EVERYWHERE = range(3)
@@ -72,20 +72,26 @@ def sift(rows: Rows) -> Sifted:
     return found._replace(used_us=found.used_us[:used])
 
 
-def order_of(key: _Hashes, ids: _Hashes, fate: _Bytes, count: int) -> tuple[_Narrow, _Ints]:
-    """Return the rows of every one of `count` shards, one shard after the other, each in their order, and the bounds of each.
+class Dealing(NamedTuple):
+    """Which rows go where."""
 
-    A row goes to the shard of its `ids`, or, if they are 0, of its `key`.
-    """
+    row: _Narrow  # in order; one that goes everywhere stands here once a shard
+    place: _Narrow  # among the rows of all shards, which stand one shard after the other, each in their order
+    bounds: _Ints  # where each shard begins there, and where the last one ends
+
+
+def dealing_of(key: _Hashes, ids: _Hashes, fate: _Bytes, count: int) -> Dealing:
+    """Return which rows go where, of `count` shards: each to the shard of its `ids`, or, if they are 0, of its `key`."""
     rows = len(fate)
     key, ids = handed(key, np.uint64), handed(ids, np.uint64)
     shard, sizes = np.empty(rows, np.int32), np.zeros(count, np.int64)
     hashes, fates = (place(key, np.uint64, rows), place(ids, np.uint64, rows)), place(fate, np.uint8)
     everywhere = _kernel()["choose"](*hashes, fates, rows, count, place(shard, np.int32), place(sizes, np.int64))
     bounds = np.concatenate([[0], np.cumsum(sizes + everywhere)])
-    order, following = np.empty(bounds[-1], np.int32), bounds[:-1].copy()
-    _kernel()["order"](place(shard, np.int32), fates, rows, count, place(following, np.int64), place(order, np.int32))
-    return order, bounds
+    found, following = Dealing(np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.int32), bounds), bounds[:-1].copy()
+    room = place(found.row, np.int32), place(found.place, np.int32)
+    _kernel()["deal"](place(shard, np.int32), fates, rows, count, place(following, np.int64), *room)
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,21 +138,21 @@ class Column:
         null = self.null if self.table is None else -1
         return np.where(valid, self.values, self.values.dtype.type(null))
 
-    def dealt(self, order: _Narrow) -> npt.NDArray[Any] | Packed:
-        """Return the column of these rows, in as few bytes as its numbers take."""
+    def dealt(self, dealing: Dealing) -> npt.NDArray[Any] | Packed:
+        """Return the column as it is dealt, in as few bytes as its numbers take."""
         kind = np.dtype(self.kind)
         least, greatest = self._extent()
-        if least > greatest or not len(order):
-            return constant(kind.type(self.null), len(order))
+        if least > greatest or not len(dealing.row):
+            return constant(kind.type(self.null), len(dealing.row))
         nullable = self.valid is not None or (self.table is not None and bool(self.values.min() < 0))
         if not nullable and least == greatest:
-            return constant(kind.type(least), len(order))
+            return constant(kind.type(least), len(dealing.row))
         # A null is 0: if it is just below the others anyway, nothing needs to be said of it.
         base = min(least - 1, self.null) if self.null == -1 and nullable else least - nullable
         if greatest - base >= 1 << 32 or base < np.iinfo(np.int64).min:
-            return self._gathered(order, np.int64, 0, self.null).astype(kind, copy=False)
+            return self._moved(dealing, np.int64, 0, self.null).astype(kind, copy=False)
         narrow = np.uint8 if greatest - base < 1 << 8 else np.uint32
-        return Packed(self._gathered(order, narrow, base, 0), kind, base, self.null if nullable else base)
+        return Packed(self._moved(dealing, narrow, base, base), kind, base, self.null if nullable else base)
 
     def _extent(self) -> tuple[int, int]:
         """Return the least and the greatest number; the other way round if there is none."""
@@ -160,17 +166,20 @@ class Column:
         bits = 0 if self.valid is None else place(self.valid, np.uint8, -(-(self.offset + len(self.values)) // 8))
         return place(self.values, self.values.dtype), self.values.itemsize, bits, self.offset
 
-    def _gathered(self, order: _Narrow, kind: npt.DTypeLike, base: int, null: int) -> npt.NDArray[Any]:
-        out = np.empty(len(order), kind)
-        table = 0 if self.table is None else place(self.table, np.int32)
-        rows = place(order, np.int32), len(order)
-        _kernel()["gather"](*self._places(), table, *rows, base, null, place(out, kind), out.itemsize)
+    def _moved(self, dealing: Dealing, kind: npt.DTypeLike, base: int, null: int) -> npt.NDArray[Any]:
+        out = np.empty(len(dealing.row), kind)
+        table = None if self.table is None else np.concatenate([[np.int32(self.null)], self.table])
+        rows = place(dealing.row, np.int32), place(dealing.place, np.int32), len(dealing.row)
+        known = (0, null) if table is None else (place(table, np.int32), -1)
+        _kernel()["move"](*self._places(), known[0], *rows, base, known[1], place(out, kind), out.itemsize)
         return out
 
 
-def hashes_dealt(hashes: _Hashes, order: _Narrow) -> _Hashes:
-    """Return the hashes of these rows."""
-    return Column(handed(hashes, np.uint64), np.uint64, 0)._gathered(order, np.uint64, 0, 0)
+def hashes_dealt(hashes: _Hashes, dealing: Dealing) -> _Hashes:
+    """Return hashes as they are dealt."""
+    if is_constant(hashes):
+        return constant(hashes[0], len(dealing.row))
+    return Column(handed(hashes, np.uint64), np.uint64, 0)._moved(dealing, np.uint64, 0, 0)
 
 
 def _validity(whole: pa.Array) -> tuple[_Bytes | None, int]:

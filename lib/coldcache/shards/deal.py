@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from coldcache.commands import FLUSHES, SWEEPING
 from coldcache.keys.families import Families, looks_of
-from coldcache.shards.columns import IN_ITS_SHARD, NOWHERE, Column, Rows, digests_of, hashes_dealt, order_of, sift
+from coldcache.shards.columns import IN_ITS_SHARD, NOWHERE, Column, Rows, dealing_of, digests_of, hashes_dealt, sift
 from coldcache.shards.scratch import Packed, Scratch
 from coldcache.shards.shard import LABELS, NONE, NULL, SPREAD
 from coldcache.shards.source import Source, whole
@@ -85,8 +85,9 @@ def deal(
     labelled = {label: _labelled(table[label], KINDS[label]) for label in LABELS}
     columns = {label: column for label, (column, _) in labelled.items()}
     labels = {label: names for label, (_, names) in labelled.items()}
-    for name in KINDS.keys() - {*LABELS}:
+    for name in (name for name in KINDS if name not in LABELS):
         columns[name] = Column.of(whole(table[name]), KINDS[name], NULL if name == "ttl_ms" else NONE)
+    columns["place"] = Column(np.arange(first_place, first_place + len(table)), np.uint32, 0)
     columns["family"] = Column(looks["template"], np.int32, NONE, table=families.code)
     filled = {name: columns[name].filled() for name in ("t", "seq", "epoch", "node", "db", "command", "op", "lookups", "arg")}
 
@@ -101,14 +102,13 @@ def deal(
         filled["op"], told("op", "write".__eq__), filled["lookups"], filled["arg"], filled["t"], kept,
     )  # fmt: skip
     sifted = sift(rows)
-    order, bounds = order_of(looks["key"], sifted.ids, sifted.fate, count)
+    dealing = dealing_of(looks["key"], sifted.ids, sifted.fate, count)
     dealt: dict[str, npt.NDArray[Any] | Packed] = {
-        "t_us" if name == "t" else name: column.dealt(order) for name, column in columns.items()
+        "t_us" if name == "t" else name: column.dealt(dealing) for name, column in columns.items()
     }
-    dealt["place"] = Packed(order.view(np.uint32), np.dtype(np.uint32), first_place, first_place)
     hashes = {"key": looks["key"], "ids": sifted.ids, "value_digest": digests_of(whole(table["value_digest"]))}
-    dealt |= {name: hashes_dealt(values, order) for name, values in hashes.items()}
-    scratch.put(rows_in(number), dealt, bounds)
+    dealt |= {name: hashes_dealt(values, dealing) for name, values in hashes.items()}
+    scratch.put(rows_in(number), dealt, dealing.bounds)
 
     flushes = _where(filled["command"], told("command", FLUSHES.__contains__))
     everything = told("command", "FLUSHALL".__eq__)[filled["command"][flushes]]
@@ -190,6 +190,8 @@ def deal_removals(case: Source, scratch: Scratch, families: Families, secret: _H
         "t_us" if name == "t" else name: Column.of(whole(table[name]), KINDS[name], NONE) for name in table.column_names[:-1]
     }
     hashes = {"key": looks.key, "ids": looks.ids ^ (further * SPREAD)}
-    order, bounds = order_of(hashes["key"], hashes["ids"], fate, count)
-    dealt = {name: column.dealt(order) for name, column in columns.items()} | {"family": code[order]}
-    scratch.put(REMOVALS, dealt | {name: values[order] for name, values in hashes.items()}, bounds)
+    dealing = dealing_of(hashes["key"], hashes["ids"], fate, count)
+    columns["family"] = Column(code, np.int32, NONE)
+    dealt = {name: column.dealt(dealing) for name, column in columns.items()}
+    dealt |= {name: hashes_dealt(values, dealing) for name, values in hashes.items()}
+    scratch.put(REMOVALS, dealt, dealing.bounds)

@@ -85,8 +85,10 @@ def choose(key_at: int, ids_at: int, fate_at: int, rows: int, count: int, shard_
     return everywhere
 
 
-def order(shard_at: int, fate_at: int, rows: int, count: int, next_at: int, order_at: int) -> int:
-    """Write the rows of every shard, one shard after the other, each in their order; return how many rows were looked at.
+def deal(shard_at: int, fate_at: int, rows: int, count: int, next_at: int, from_at: int, to_at: int) -> int:
+    """Write the rows that go anywhere, in their order, and the place of each among those of all shards; return how many.
+
+    The rows of a shard stand together, each in their order, those of one shard after those of the other.
 
     Parameters
     ----------
@@ -94,19 +96,25 @@ def order(shard_at: int, fate_at: int, rows: int, count: int, next_at: int, orde
         As of :func:`choose`.
     next_at : int
         Address of where each shard's rows begin, int64, which is counted on.
-    order_at : int
-        Address of room for the rows, int32.
+    from_at, to_at : int
+        Addresses of room for the rows and their places, int32.
     """
-    shard, fate, following, out = int32s(shard_at), uint8s(fate_at), int64s(next_at), int32s(order_at)
+    shard, fate, following, out, to = int32s(shard_at), uint8s(fate_at), int64s(next_at), int32s(from_at), int32s(to_at)
+    dealt = 0
     for row in range(rows):
-        if shard[row] >= 0:
-            out[following[shard[row]]] = row
-            following[shard[row]] += 1
+        chosen = np.int64(shard[row])
+        if chosen >= 0:
+            out[dealt] = row
+            to[dealt] = following[chosen]
+            following[chosen] += 1
+            dealt += 1
         elif fate[row] == EVERYWHERE:
             for every in range(count):
-                out[following[every]] = row
+                out[dealt] = row
+                to[dealt] = following[every]
                 following[every] += 1
-    return rows
+                dealt += 1
+    return dealt
 
 
 def extent(values_at: int, size: int, valid_at: int, offset: int, rows: int, extent_at: int) -> int:
@@ -125,11 +133,13 @@ def extent(values_at: int, size: int, valid_at: int, offset: int, rows: int, ext
     return rows
 
 
-def gather(
-    values_at: int, size: int, valid_at: int, offset: int, table_at: int, order_at: int, rows: int, base: int, null: int,
-    out_at: int, out_size: int,
+def move(
+    values_at: int, size: int, valid_at: int, offset: int, table_at: int, from_at: int, to_at: int, rows: int, base: int,
+    null: int, out_at: int, out_size: int,
 ) -> int:  # fmt: skip
-    """Write the numbers of some rows, each less `base`, and `null` where there is none; return how many.
+    """Write the numbers of some rows, with `null` where there is none, to their places, each less `base`; return how many.
+
+    Rows in their order are read faster than places in theirs: each shard's are on other lines of the cache.
 
     Parameters
     ----------
@@ -138,22 +148,24 @@ def gather(
     valid_at, offset : int
         Where bits tell which of them are valid.
     table_at : int
-        Address of what they stand for, int32, one less than 0 for nothing; 0 if they stand for themselves.
-    order_at, rows : int
-        Address of the rows, int32, and how many there are.
+        Address of what they stand for from -1 on, int32; 0 if they stand for themselves.
+    from_at, to_at, rows : int
+        Addresses of the rows and their places, int32, and how many there are.
+    base, null : int
     out_at, out_size : int
         Address of room for them, and the bytes of each, 1, 4 or 8.
     """
-    wide, narrow, table, at = int64s(values_at), int32s(values_at), int32s(table_at), int32s(order_at)
-    for place in range(rows):
-        row = np.int64(at[place])
-        number = null
-        if _is_valid(valid_at, offset + row):
-            number = wide[row] if size == 8 else np.int64(narrow[row])
-            if table_at == 0:
-                number -= base
-            else:
-                number = np.int64(table[number]) - base if number >= 0 else null
+    wide, narrow, table, read, write = int64s(values_at), int32s(values_at), int32s(table_at), int32s(from_at), int32s(to_at)
+    for dealt in range(rows):
+        row, place = np.int64(read[dealt]), np.int64(write[dealt])
+        number = wide[row] if size == 8 else np.int64(narrow[row])
+        if valid_at != 0:
+            # What is null is read, too, and then masked: no processor can guess which rows are.
+            known = -np.int64((uint8s(valid_at)[(offset + row) >> 3] >> ((offset + row) & 7)) & 1)
+            number = (number & known) | (null & ~known)
+        if table_at != 0:
+            number = np.int64(table[number + 1])
+        number -= base
         if out_size == 1:
             uint8s(out_at)[place] = number
         elif out_size == 4:
@@ -197,6 +209,6 @@ def digests(data_at: int, bounds_at: int, size: int, valid_at: int, offset: int,
 
 # What Python calls, and how many integers it gives.
 ENTRIES = {
-    "sift": (sift, 4), "choose": (choose, 7), "order": (order, 6), "extent": (extent, 6), "gather": (gather, 11),
+    "sift": (sift, 4), "choose": (choose, 7), "deal": (deal, 7), "extent": (extent, 6), "move": (move, 12),
     "digests": (digests, 7),
 }  # fmt: skip

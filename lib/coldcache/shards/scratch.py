@@ -69,8 +69,9 @@ _Place = tuple[str, int, tuple[str, int, int] | None]  # of a column in a file: 
 class Scratch:
     """Columns of numbers under names, cut into pieces.
 
-    A file is its columns, one after the other, each as numpy holds it, and an index. A piece is read without the others
-    (Arrow's files take a third longer, for a piece of theirs is copied once more where many are put together).
+    A file is its columns, one after the other, each as numpy holds it, the bounds of its pieces, and an index. A piece is
+    read without the others (Arrow's files take a third longer, for a piece of theirs is copied once more where many are put
+    together).
 
     Attributes
     ----------

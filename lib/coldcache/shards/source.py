@@ -54,6 +54,8 @@ class InMemory:
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column in one piece."""
+    """Return a column in one piece; one that is in one piece is not copied."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
     column = column.combine_chunks()
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
