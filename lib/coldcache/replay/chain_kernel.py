@@ -12,12 +12,15 @@ from numba import njit
 
 from coldcache.replay.chains import (
     ANSWERED,
+    ANSWERS,
     BY_AGE,
     BY_FAMILY,
+    KINDS,
     NEARLY_GOES,
     NEARLY_STAYS,
     NOT_ANSWERED,
     NOT_TOLD,
+    STATES,
     STATISTICS,
     STAYS,
     TOLD,
@@ -38,7 +41,7 @@ from coldcache.replay.state_codes import (
 from coldcache.sources.log_kernel import float64s, int32s, int64s, uint8s
 
 _LEAST = 1e-100  # what no chance falls below, so that long chains do not end in 0 / 0
-_TRIPLE = 24  # bytes
+_TRIPLE = 8 * STATES  # bytes
 
 
 @njit(inline="always")
@@ -157,38 +160,38 @@ def posterior(
     state, share, counts = float64s(state_at), float64s(share_at), float64s(counts_at)
     for i in range(count):
         family, at, kind = np.int64(chains.family[i]), np.int64(chains.before[i]), np.int64(chains.kind[i])
-        start = float64s(state_at + _TRIPLE * at if at >= 0 else begins_at + _TRIPLE * (4 * family + kind))
+        start = float64s(state_at + _TRIPLE * at if at >= 0 else begins_at + _TRIPLE * (KINDS * family + kind))
         fade = _fade_of(chains, i, fades, factor)
-        weigh = 3 * (3 * family + chains.answered[i])
+        weigh = STATES * (ANSWERS * family + chains.answered[i])
         here = start[0] * (1 - fade) * weighs[weigh]
         gone = (start[1] + start[0] * fade) * weighs[weigh + 1]
         null = start[2] * weighs[weigh + 2]
         total = here + gone + null
-        state[3 * i] = _at_least(here / total)
-        state[3 * i + 1] = _at_least(gone / total)
-        state[3 * i + 2] = _at_least(null / total)
+        state[STATES * i] = _at_least(here / total)
+        state[STATES * i + 1] = _at_least(gone / total)
+        state[STATES * i + 2] = _at_least(null / total)
     for i in range(count - 1, -1, -1):
         family, at, kind, answered = np.int64(chains.family[i]), chains.before[i], chains.kind[i], chains.answered[i]
         # What the reads after it say, times this one's own answer: handed to the read before.
-        said = 3 * (count if chains.is_last[i] != 0 else i)
+        said = STATES * (count if chains.is_last[i] != 0 else i)
         here, gone, null = share[said], share[said + 1], share[said + 2]
-        a, b, c = state[3 * i] * here, state[3 * i + 1] * gone, state[3 * i + 2] * null
+        a, b, c = state[STATES * i] * here, state[STATES * i + 1] * gone, state[STATES * i + 2] * null
         total = a + b + c
         a, b, c = a / total, b / total, c / total
-        state[3 * i], state[3 * i + 1], state[3 * i + 2] = a, b, c
+        state[STATES * i], state[STATES * i + 1], state[STATES * i + 2] = a, b, c
         counted = STATISTICS * family
         counts[counted + 4] += 0.0 if answered == NOT_TOLD else b
         counts[counted + 5] += b if answered == ANSWERED else 0.0
         if at >= 0:
-            weigh = 3 * (3 * family + answered)
+            weigh = STATES * (ANSWERS * family + answered)
             here, gone, null = here * weighs[weigh], gone * weighs[weigh + 1], null * weighs[weigh + 2]
             top = max(here, gone, null)
             fade = _fade_of(chains, i, fades, factor)
-            share[3 * at] = _at_least(((1 - fade) * here + fade * gone) / top)
-            share[3 * at + 1], share[3 * at + 2] = _at_least(gone / top), _at_least(null / top)
+            share[STATES * at] = _at_least(((1 - fade) * here + fade * gone) / top)
+            share[STATES * at + 1], share[STATES * at + 2] = _at_least(gone / top), _at_least(null / top)
         elif kind == START:
             counts[counted] += 1
-            begin = 3 * 4 * family
+            begin = STATES * (KINDS * family + START)
             lost = begins[begin] * _fade_of(chains, i, fades, factor)
             counts[counted + 1] += a + b * lost / (lost + begins[begin + 1])
         elif kind == ABSENT:
@@ -199,9 +202,9 @@ def posterior(
         at, kind = chains.before[i], chains.kind[i]
         if at >= 0 and kind != ABSENT:
             # Between two reads that are there and not, it went.
-            counts[STATISTICS * chains.family[i] + 7] += max(state[3 * at] - state[3 * i], 0.0)
+            counts[STATISTICS * chains.family[i] + 7] += max(state[STATES * at] - state[STATES * i], 0.0)
         elif kind == PRESENT:
-            counts[STATISTICS * chains.family[i] + 7] += 1 - state[3 * i]
+            counts[STATISTICS * chains.family[i] + 7] += 1 - state[STATES * i]
     return count
 
 

@@ -14,7 +14,7 @@ from coldcache.replay.windows import Windows
 from coldcache.sources.arrays import address, compiled, handed, place, places
 
 NOT_ANSWERED, ANSWERED, NOT_TOLD = range(3)
-_KINDS, _ANSWERS, _STATES = 4, 3, 3  # what chains begin with; what is known of an answer; there, absent, absent for ever
+KINDS, ANSWERS, STATES = 4, 3, 3  # what chains begin with; what is known of an answer; there, absent, absent for ever
 # Where the chance that a key goes before a read is from.
 STAYS, BY_FAMILY, NEARLY_STAYS, NEARLY_GOES, BY_AGE = range(5)
 _NEAR_DEADLINE = 0.02  # chance that a key goes before its deadline, or stays behind it
@@ -127,8 +127,8 @@ class Follower:
         self.chains = chains
         self._columns = places(chains, _CHAINS, len(chains.before))
         # The last of these stays what the reads behind a chain's last one say: nothing.
-        self._share = np.ones((len(chains.before) + 1, _STATES))
-        self._state = np.empty((len(chains.before), _STATES))
+        self._share = np.ones((len(chains.before) + 1, STATES))
+        self._state = np.empty((len(chains.before), STATES))
 
     def posterior(self, chances: Chances, tilt: _Floats | None = None, *, fading: bool = False) -> tuple[_Floats, _Floats]:
         """Return each read's chance of a hit, and the counts for the next estimate of the chances.
@@ -150,12 +150,12 @@ class Follower:
         families = len(chances.present)
         factor = np.exp(np.zeros(families) if tilt is None else tilt)
         present = np.clip(chances.present * factor / (chances.present * factor + 1 - chances.present), 1e-12, 1 - 1e-12)
-        begins = np.zeros((families, _KINDS, _STATES))
+        begins = np.zeros((families, KINDS, STATES))
         begins[:, codes.START] = np.column_stack([present, (1 - present) * (1 - chances.never), (1 - present) * chances.never])
         begins[:, codes.PRESENT] = 1, 0, 0
         begins[:, codes.MAYBE] = 0.7, 0.3, 0
         begins[:, codes.ABSENT] = np.column_stack([np.zeros(families), 1 - chances.never, chances.never])
-        weighs = np.ones((families, _ANSWERS, _STATES))
+        weighs = np.ones((families, ANSWERS, STATES))
         # Absent for ever as what is there: from silence alone the two cannot be told.
         weighs[:, NOT_ANSWERED] = np.column_stack([1 - chances.p_rewrite, 1 - chances.p_fill, 1 - chances.p_rewrite])
         weighs[:, ANSWERED] = np.column_stack([chances.p_rewrite, chances.p_fill, np.full(families, 1e-4)])
