@@ -7,7 +7,7 @@ Everything is an address or a number, and nothing allocates: see :func:`coldcach
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import njit
 
 from coldcache.replay.rows import (
     ANSWERS,
@@ -38,9 +38,8 @@ from coldcache.replay.state_codes import (
     REFUSED,
     STORE,
 )
-from coldcache.sources.log_kernel import _numbers_at, int32s, int64s, uint8s
+from coldcache.sources.log_kernel import int16s, int32s, int64s, uint8s
 
-_int16s = _numbers_at(types.int16)
 _NULL = int(np.iinfo(np.int64).min)  # as in coldcache.shards.shard, which imports pandas
 _SLACK_US = int(SLACK_MS * 1000)
 
@@ -78,7 +77,7 @@ def effects(columns_at: int, meanings_at: int, effects_at: int, queues_at: int, 
     """
     a, b, c = int64s(columns_at), int64s(meanings_at), int64s(effects_at)
     columns = Columns(
-        int64s(a[0]), _int16s(a[1]), _int16s(a[2]), _int16s(a[3]), _int16s(a[4]), _int16s(a[5]), int32s(a[6]), uint8s(a[7]),
+        int64s(a[0]), int16s(a[1]), int16s(a[2]), int16s(a[3]), int16s(a[4]), int16s(a[5]), int32s(a[6]), uint8s(a[7]),
         int64s(a[8]), int32s(a[9]),
     )  # fmt: skip
     commands, is_write, absolute, flags = uint8s(b[0]), uint8s(b[1]), uint8s(b[2]), uint8s(b[3])
