@@ -121,7 +121,7 @@ class SpringCrates(Application):
 
 
 class RedissonQuotes(Application):
-    """Prices on Redisson: a few hot buckets that live for 1.5 s, recomputed by whoever holds the lock; the others wait for it."""
+    """Prices on Redisson: a few hot buckets that live for two seconds, recomputed by whoever holds the lock; the others wait for it."""
 
     name = "redisson-quotes"
     connections = 12
@@ -175,7 +175,7 @@ class RedissonQuotes(Application):
             self._computing[quote] += 1
             self.counts["together"] += self._computing[quote] > 1
         self.compute(self._COMPUTING_S)
-        wire.ask("PSETEX", key, 1500, b"\x01\x00com.market.Quot\xe5" + prose(quote, 150).encode())
+        wire.ask("PSETEX", key, 2200, b"\x01\x00com.market.Quot\xe5" + prose(quote, 150).encode())
         with self._lock:
             self._computing[quote] -= 1
 

@@ -16,6 +16,7 @@ from foreign.application import (
     Fault,
     Wire,
     counted,
+    hitting,
     missing,
     prose,
     refused,
@@ -169,14 +170,24 @@ class StreamProjector(Application):
         "never_acknowledged": Fault(
             cause="stream_backlog",
             what="consumers do not acknowledge, and nobody trims the stream",
-            symptom=counted("unacknowledged", 150),
+            symptom=counted("unacknowledged", 120),
             families=same("harbour:events"),
         ),
+        "noack": Fault(
+            cause=HEALTHY,
+            what="none: consumers read with NOACK, so nothing waits to be acknowledged, and the stream is trimmed",
+            symptom=hitting(0.6),
+            verdicts=frozenset({HEALTHY}),
+            log_verdicts=frozenset({HEALTHY}),
+        ),
     }
-    _BERTHS = 40
+    _BERTHS = 110
 
     def prepare(self, wire: Wire) -> None:
         wire.ask("XGROUP", "CREATE", "harbour:events", "projectors", "$", "MKSTREAM")
+        if self.fault != "noack":
+            for berth in range(self._BERTHS):
+                wire.ask("SET", f"harbour:berth:{berth}", self._state(berth), "EX", 600)
 
     def request(self, wire: Wire, rng: random.Random) -> None:
         berth = zipf(rng, self._BERTHS, 0.5)
@@ -198,13 +209,14 @@ class StreamProjector(Application):
         wire.ask("XADD", "harbour:events", *trimmed, "*", *event)
 
     def _consume(self, wire: Wire) -> None:
-        read = ("XREADGROUP", "GROUP", "projectors", "projector-1", "COUNT", 10, "STREAMS", "harbour:events", ">")
+        mode = ("NOACK",) if self.fault == "noack" else ()
+        read = ("XREADGROUP", "GROUP", "projectors", "projector-1", "COUNT", 10, *mode, "STREAMS", "harbour:events", ">")
         entries = [entry for _, stream in wire.ask(*read) or () for entry in stream]
         for identifier, _ in entries:
-            if self.fault == "never_acknowledged":
-                self.count("unacknowledged")
-            else:
+            if self.fault == HEALTHY:
                 wire.ask("XACK", "harbour:events", "projectors", identifier)
+            elif self.fault == "never_acknowledged":
+                self.count("unacknowledged")
 
 
 CLIENTS = (OpenrestyEdge, FlagRelay, FeastFeatures, StreamProjector)
