@@ -121,7 +121,7 @@ class SpringCrates(Application):
 
 
 class RedissonQuotes(Application):
-    """Prices on Redisson: a few hot buckets that live for two seconds, recomputed by whoever holds the lock; the others wait for it."""
+    """Prices on Redisson: hot buckets that live for two seconds, recomputed by whoever holds the lock while the others wait."""
 
     name = "redisson-quotes"
     connections = 12
