@@ -100,11 +100,13 @@ def test_two_names_of_one_thing_are_in_one_shard(monkeypatch: pytest.MonkeyPatch
         assert (ids != 0).all()
 
 
+@pytest.mark.parametrize("rows_in_memory", [0, 1_000_000], ids=["in files", "in memory"])
 @pytest.mark.parametrize("sample", ["healthy", "key_prefix", "ttl_unit", "serialization", "heap_leak"])
-def test_a_diagnosis_does_not_depend_on_how_a_case_was_cut(sample: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_diagnosis_does_not_depend_on_how_a_case_was_cut(sample: str, rows_in_memory: int, monkeypatch: pytest.MonkeyPatch):
     case = open_case(f"sample-{sample}")
     whole = diagnose(case)
     monkeypatch.setattr(cut, "ROWS_IN_SHARD", 400)
+    monkeypatch.setattr(cut, "ROWS_IN_MEMORY", rows_in_memory)
     shards = diagnose(case)
     assert shards.ledger.replays.shards.count > 5
     assert json.dumps(shards.to_dict()) == json.dumps(whole.to_dict())
@@ -117,6 +119,7 @@ def test_a_diagnosis_does_not_depend_on_how_a_case_was_cut(sample: str, monkeypa
 def test_what_shards_leave_on_the_disk_goes_with_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(open_case("sample-healthy").folder, tmp_path / "c")
     monkeypatch.setattr(cut, "ROWS_IN_SHARD", 1000)
+    monkeypatch.setattr(cut, "ROWS_IN_MEMORY", 0)
     ledger = miss_ledger(open_case(tmp_path / "c"))
     (scratch,) = (tmp_path / "c").glob(".scratch-*")
     assert scratch.stat().st_mode & 0o077 == 0
@@ -161,6 +164,7 @@ def test_a_case_elsewhere_gives_what_it_gives_here(monkeypatch: pytest.MonkeyPat
     there = fsspec.filesystem("memory")
     there.put(str(here.folder), "/bucket/key_prefix", recursive=True)
     monkeypatch.setattr(cut, "ROWS_IN_SHARD", 1000)
+    monkeypatch.setattr(cut, "ROWS_IN_MEMORY", 0)
     elsewhere = diagnose(open_case("memory://bucket/key_prefix"))
     found, expected = elsewhere.to_dict(), diagnose(here).to_dict()
     assert found["case"].pop("path") == "memory://bucket/key_prefix"

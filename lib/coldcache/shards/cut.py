@@ -29,6 +29,7 @@ from coldcache.shards.workers import Workers
 __all__ = ["EpochSpan", "Shards", "cut", "cut_frame", "secret_of"]
 
 ROWS_IN_SHARD = 500_000  # some 90 bytes each, and as much again while it is followed
+ROWS_IN_MEMORY = 8_000_000  # some 50 bytes each, packed; those of a larger case lie in files between two passes
 
 _Ints = npt.NDArray[np.int64]
 _Hashes = npt.NDArray[np.uint64]
@@ -77,7 +78,7 @@ class Shards:
         """Return one of the shards."""
         if number not in self._held:
             shard = self._gathered(number)
-            if self.scratch.folder is not None:
+            if self.count > 1:
                 return shard
             self._held[number] = shard
         return self._held[number]
@@ -141,7 +142,7 @@ def cut(case: Source, workers: Workers, keep: Mapping[int, tuple[int, int]] | No
         return cut_frame(schema.ACCESSES.arrow().empty_table(), workers)
     rows = sum(parts.values())
     count = max(1, -(-rows // ROWS_IN_SHARD))
-    in_files = workers.apart or (count > 1 and not isinstance(case, InMemory))
+    in_files = workers.apart or (rows > ROWS_IN_MEMORY and not isinstance(case, InMemory))
     scratch = Scratch.beside(case.folder, shared=workers.apart) if in_files else Scratch.in_memory()
     try:
         return _cut(case, workers, keep or {}, scratch, list(parts), np.cumsum([0, *parts.values()]), count)
