@@ -30,6 +30,8 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 _ZLIB = re.compile(rb"x[\x01\x5e\x9c\xda].", re.DOTALL)  # RFC 1950: check bits of the four usual levels
 _PICKLE = re.compile(rb"!?\x80([\x02-\x05])")  # protocol opcode and number, Lib/pickle.py; Flask-Caching puts a ! before it
+_LAST_VERSION = 4  # the greatest byte that values of Rails, Ruby and igbinary begin with
+_SESSION = re.compile(rb"[\w./:-]+\|[aOCEsbidrRN]")  # the walk is slow here, and most texts are no session
 _PYTHON_BYTES_REPR = re.compile(rb"""b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\Z""", re.DOTALL)
 _PYTHON_REPR = re.compile(rb"""[\[{(]\s*'|<[\w.]+ object at 0x""")
 _NUMBER = re.compile(rb"-?\d+(\.\d+)?\Z")
@@ -161,6 +163,8 @@ def _marked(value: bytes) -> str | None:
         return f"pickle:{pickle[1][0]}"
     if _ZLIB.match(value):
         return "zlib"
+    if value[0] > _LAST_VERSION:
+        return None
     for is_one, name in ((_WALKS.is_rails, "rails"), (_WALKS.is_ruby, "ruby"), (_WALKS.is_igbinary, "igbinary")):
         if is_one(value, 0, len(value)):
             return name
@@ -183,9 +187,9 @@ def _text_format(value: bytes, depth: int) -> str:
         return "json"
     if _PYTHON_REPR.match(value):
         return "python_repr"
-    if _WALKS.is_php(value, 0, len(value)):
+    if value[1:2] in (b":", b";") and _WALKS.is_php(value, 0, len(value)):
         return "php"
-    if _WALKS.is_php_session(value, 0, len(value)):
+    if _SESSION.match(value) and _WALKS.is_php_session(value, 0, len(value)):
         return "php_session"
     protocol = _WALKS.text_pickle(value, 0, len(value)) if value.endswith(b".") else -1
     return f"pickle:{protocol}" if protocol >= 0 else _plain(value, depth)
