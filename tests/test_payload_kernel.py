@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import pickle
 import string
 import zlib
 
+import msgpack
 import numpy as np
 import pytest
 from coldcache.payload_kernel import UNDECIDED, classify
@@ -15,9 +17,14 @@ from coldcache.payloads import FORMATS, payload_format
 from coldcache.sources.monitor import escape
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from test_payloads import EXAMPLES
 
 MAGIC = (
     b"\x89PNG\r\n\x1a\n", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\xac\xed\x00\x05", b"\xff\xd8\xff", b"\x1f\x8b",
+    b"\x00\x01\x00\x00\x00\xff\xff\xff\xff", b"\xff\x06\x00\x00sNaPpY", b"\x82SNAPPY\x00", b"\x04\x08", b"\x04\x080",
+    b"\x04\x08[",
+    b"\x04\x08o: ActiveSupport::Cache::Entry", b"\x00\x04\x08[", b"\x01x\x9c", b"\x00\x11\x01" + b"\x00" * 12,
+    b"\x00\x00\x00\x02", b"\x00\x00\x00\x01\x14", b"!\x80\x04",
     b"RIFFabcdWEBP", b"RIFF\x00\xff\\\"WEBP", b"RIFFWEBP", b"\x80\x04", b"\x80\x06", b"x\x01", b"x^", b"x\x9c", b"x\xda",
 )  # fmt: skip
 # What values and JSON are made of, and what parsers stumble over.
@@ -88,6 +95,40 @@ values = st.one_of(
     json_bytes().map(lambda data: escape(data).encode()),
 )
 
+# What msgpack packs, with what it leaves when its texts are short.
+packed = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=40) | st.binary(max_size=40),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
+).map(msgpack.packb)
+# Bytes that formats told by their structure are made of, in any order.
+PARTS = (
+    b"i:5;", b"b:1;", b"d:0.5;", b"d:INF;", b"N;", b's:3:"a\xffb";', b's:0:"";', b"a:1:{", b'O:1:"A":1:{', b'C:1:"A":2:{',
+    b"}", b"R:1;",
+    b'E:3:"A:B";', b"i:;", b"s:3:", b"uid|", b"a", b"(", b"dp0\n", b"lp1\n", b"Va\n", b"I1\n", b"S'a'\n", b"q\x00",
+    b"X\x01\x00\x00\x00a",
+    b"K\x05", b"]", b"}", b"cmod\nname\n", b"s", b"a", b".", b"\x08\x01", b"\n\x03abc", b"\x12\x03\xff\x00\x01",
+    b"\x1d\x01\x02\x03\x04",
+    b"\x21" + b"\x00" * 8, b"(\x80\x01", b"\x81\xa1a", b"\x92", b"\xcc\x80", b"\xd9\x01a", b"\xdc\x00\x02", b"\xc4\x01\xff",
+    b"\x05",
+    b"\xc7\x05\x63\xd2", b"\xc7\x01\x62", b"\x10a\x00\x01\x00\x00\x00", b"\x02a\x00\x02\x00\x00\x00b\x00",
+    b"\x0c\x00\x00\x00", b"\x00",
+    b"\x08\x04abc", b"\x0fabcd", b"\x05\x03", b"\x01\x01", b"\xc2\x80\x04", b"\x1f\xc2\x8b", b"\xc2\x89PNG", b"=", b"\r\n",
+)  # fmt: skip
+structured = st.one_of(
+    packed,
+    st.lists(st.sampled_from(PARTS), max_size=12).map(b"".join),
+    st.sampled_from([value for _, value in EXAMPLES]),
+    st.builds(pickle.dumps, plain_json, st.integers(0, 5)),
+)
+wrapped = st.one_of(
+    structured,
+    values.map(base64.b64encode),
+    structured.map(base64.b64encode),
+    structured.map(base64.encodebytes),
+    structured.map(lambda value: base64.urlsafe_b64encode(value).rstrip(b"=")),
+    structured.map(lambda value: value.decode("latin-1").encode()),
+)
+
 
 @settings(max_examples=600, deadline=None)
 @given(values)
@@ -103,6 +144,27 @@ values = st.one_of(
 @example(b'"\xc2\xa0{"')
 def test_agrees_with_python(value: bytes) -> None:
     agrees(value)
+
+
+@settings(max_examples=600, deadline=None)
+@given(wrapped, st.data())
+def test_agrees_about_structures_and_near_misses(value: bytes, data: st.DataObject) -> None:
+    agrees(value)
+    agrees(value[: data.draw(st.integers(0, len(value)))])
+    agrees(value + data.draw(st.sampled_from([b"\x00", b"a", b".", b"\n", b"\xff", b"=="])))
+    if value:
+        place = data.draw(st.integers(0, len(value) - 1))
+        agrees(value[:place] + data.draw(st.binary(min_size=1, max_size=1)) + value[place + 1 :])
+        agrees(value[:place] + value[place + 1 :])
+
+
+@pytest.mark.parametrize("value", [value for _, value in EXAMPLES])
+def test_agrees_wherever_an_example_is_cut_off_or_changed(value: bytes) -> None:
+    assert named(value) == payload_format(value)
+    for place in range(len(value)):
+        agrees(value[:place])
+        for changed in (0, 1, 0x7F, 0x80, 0xFF, value[place] ^ 1, value[place] ^ 0x80):
+            agrees(value[:place] + bytes([changed]) + value[place + 1 :])
 
 
 @settings(max_examples=80, deadline=None)
@@ -183,6 +245,11 @@ def test_leaves_to_python_what_depends_on_python() -> None:
         "plain text, ünïcode, 漢字 and 😀".encode(),
         b"\xef\xbb\xbf{}",
         b'a:3:{i:0;s:1:"x";}',
+        b"d41d8cd98f00b204e9800998ecf8427e",
+        base64.b64encode(bytes(range(100, 124))),
+        base64.urlsafe_b64encode(bytes(range(100, 148))),
+        b"users/12345/profile",
+        msgpack.packb({"name": "é" * 3000, "data": bytes(range(256)) * 4}),
         b'O:8:"stdClass":0:{}',
         '{"a": "caf\N{REPLACEMENT CHARACTER}"}'.encode(),
         "\N{REPLACEMENT CHARACTER}PNG".encode(),

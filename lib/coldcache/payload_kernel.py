@@ -12,26 +12,31 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from coldcache.payloads import FORMATS
+from coldcache.payload_structures import Reader, walks
+from coldcache.payloads import FORMATS, LEAST_BASE64, LEAST_BASE64_UNMARKED
 
 # What `classify` returns is the place of the name in `FORMATS`.
 (
     UNDECIDED, EMPTY, NUMBER, JSON, JSON_DOUBLE, JSON_TRUNCATED, NODE_BUFFER, OBJECT_OBJECT, LITERAL_NOTHING,
-    PYTHON_REPR, PICKLE, JAVA, GZIP, ZLIB, ZSTD, LZ4, JPEG, PNG, WEBP, UTF8_MANGLED, TEXT, BINARY,
+    PYTHON_REPR, PICKLE_0, PICKLE_1, PICKLE_2, PICKLE_3, PICKLE_4, PICKLE_5,
+    JAVA, PHP, PHP_SESSION, IGBINARY, RUBY, RAILS, DOTNET, MSGPACK, MSGPACK_LZ4, BSON, PROTOBUF,
+    GZIP, ZLIB, ZSTD, LZ4, SNAPPY, SNAPPY_FRAMED, JPEG, PNG, WEBP, UTF8_MANGLED, TEXT, BINARY,
 ) = range(len(FORMATS))  # fmt: skip
 
 _INT = np.int64
 _WORD = np.uint64
-_TAB, _NEW_LINE, _RETURN, _SPACE = 9, 10, 13, 32
+_TAB, _NEW_LINE, _RETURN, _SPACE, _EXCLAMATION = 9, 10, 13, 32, 33
 _QUOTE, _APOSTROPHE, _PARENTHESIS, _PLUS, _COMMA, _MINUS, _DOT, _SLASH, _ZERO, _NINE = 34, 39, 40, 43, 44, 45, 46, 47, 48, 57
 _COLON, _LESS, _OPENING, _BACKSLASH, _CLOSING, _OPENING_BRACE, _CLOSING_BRACE, _DELETE = 58, 60, 91, 92, 93, 123, 125, 127
 _LOWER_A, _LOWER_B, _LOWER_E, _LOWER_F, _LOWER_N, _LOWER_O, _LOWER_R, _LOWER_T, _LOWER_U, _LOWER_X = (
     ord(letter) for letter in "abefnortux"
 )
+_SEMICOLON, _EQUALS, _UNDERSCORE = 59, 61, 95
 _UPPER_E, _UPPER_I, _UPPER_N = (ord(letter) for letter in "EIN")
 
 
@@ -40,14 +45,23 @@ _WORDS = (
     b"true", b"false", b"null", b"NaN", b"Infinity", b"None", b"nil", b"undefined", b"type", b"data", b"Buffer",
     b" object at 0x", b"[object Object]", b"\x89PNG\r\n\x1a\n", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18",
     b"\xac\xed\x00\x05", b"\xff\xd8\xff", b"\x1f\x8b", b"RIFF", b"WEBP",
+    b"\x00\x01\x00\x00\x00\xff\xff\xff\xff", b"\xff\x06\x00\x00sNaPpY", b"\x82SNAPPY\x00",
 )  # fmt: skip
 (
     _TRUE, _FALSE, _NULL, _NAN, _INFINITY, _NONE, _NIL, _UNDEFINED, _TYPE, _DATA, _BUFFER,
     _OBJECT_AT, _OBJECT_OBJECT, _PNG, _ZSTD, _LZ4,
     _JAVA, _JPEG, _GZIP, _RIFF, _WEBP,
+    _DOTNET, _SNAPPY_FRAMES, _SNAPPY_JAVA,
 ) = range(len(_WORDS))  # fmt: skip
 _WORD_BYTES = np.frombuffer(b"".join(_WORDS), np.uint8)
 _WORD_AT = np.cumsum([0, *(len(word) for word in _WORDS)])
+
+# With what base64 of something known may begin besides JSON, in its first two bytes, and PHP in its first.
+_HEADS_IN_BASE64 = (
+    0x8950, 0x28B5, 0x0422, 0xACED, 0xFFD8, 0x1F8B, 0x5249, 0x0001, 0xFF06, 0x8253, 0x7801, 0x785E, 0x789C, 0x78DA,
+    0x8002, 0x8003, 0x8004, 0x8005, 0x2180, 0x0408, 0x0011, 0x0004, 0x0178, 0x0000, 0x6222, 0x6227,
+)  # fmt: skip
+_PHP_LETTERS = tuple(b"aOCEsbidrRN")
 
 # How far payload_format looks for what JavaScript and a lossy decoder leave, in bytes, and for unprintable characters.
 _MANGLED_HEAD, _OBJECT_HEAD, _TEXT_HEAD = 256, 64, 256
@@ -530,11 +544,24 @@ def _magic_class(base: int, at: int, end: int) -> int:
             p = _next(base, p, end)[1]
         if _behind(base, p, end, _WEBP) >= 0:
             return _INT(WEBP)
-    if first == 0x80 and 2 <= second <= 5 and byte_at(base, end - 1) == _DOT:
-        return _INT(PICKLE)
+    if _behind(base, at, end, _DOTNET) >= 0:
+        return _INT(DOTNET)
+    if _behind(base, at, end, _SNAPPY_FRAMES) >= 0 or _behind(base, at, end, _SNAPPY_JAVA) >= 0:
+        return _INT(SNAPPY_FRAMED)
+    third = _next(base, third_at, end)[0]
+    opcode, protocol = (second, third) if first == _EXCLAMATION else (first, second)
+    if opcode == 0x80 and 2 <= protocol <= 5 and byte_at(base, end - 1) == _DOT:
+        return PICKLE_0 + protocol
     # Two of the four are printable or not as they like: 0x5E is a caret.
     if first == 0x78 and second in (0x01, 0x5E, 0x9C, 0xDA) and third_at < end:
         return _INT(ZLIB)
+    if first <= 4:
+        if _is_rails(base, at, end):
+            return _INT(RAILS)
+        if _is_ruby(base, at, end):
+            return _INT(RUBY)
+        if _is_igbinary(base, at, end):
+            return _INT(IGBINARY)
     return _INT(UNDECIDED)
 
 
@@ -587,9 +614,132 @@ def _last_visible(base: int, p: int, end: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _plain_class(base: int, p: int, end: int) -> int:
-    """Return TEXT or BINARY; UNDECIDED where a character of the head is not looked up."""
-    result = _INT(TEXT)
+def _skip(base: int, p: int, end: int, count: int) -> int:
+    """Return the place behind so many bytes; -1 where there are fewer."""
+    while 0 < count <= end - p:
+        stop = _skip_plain(base, p, p + count)
+        count -= stop - p
+        p = stop
+        if count > 0:
+            p = _next(base, p, end)[1]
+            count -= 1
+    return p if count == 0 else _INT(-1)
+
+
+@njit(nogil=True, cache=True)
+def _skip_text(base: int, p: int, end: int, count: int) -> int:
+    """Return the place behind so many bytes of UTF-8; -1 where there are none."""
+    while 0 < count <= end - p:
+        stop = _skip_plain(base, p, p + count)
+        count -= stop - p
+        p = stop
+        if count > 0:
+            c, p = _next(base, p, end)
+            if c >= 0x80:
+                code, p = _multibyte(base, c, p, end, False)
+                if code < 0:
+                    return _INT(-1)
+                count -= 1 + (code >= 0x800) + (code >= 0x10000)
+            count -= 1
+    return p if count == 0 else _INT(-1)
+
+
+@njit(nogil=True, cache=True)
+def _skip_line(base: int, p: int, end: int) -> int:
+    """Return the place behind the next line feed; -1 without one."""
+    while p < end:
+        c, p = _next(base, _skip_plain(base, p, end), end)
+        if c == _NEW_LINE:
+            return p
+    return _INT(-1)
+
+
+def _table(numbers: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    return np.array(numbers, np.int64)
+
+
+_WALKS = walks(Reader(_next, _skip, _skip_text, _skip_line, _table), njit(nogil=True, cache=True))
+_is_msgpack, _is_msgpack_lz4, _is_bson, _is_protobuf, _is_snappy = _WALKS[:5]
+_is_php, _is_php_session, _is_igbinary, _is_ruby, _is_rails, _text_pickle = _WALKS[5:]
+
+
+@njit(nogil=True, cache=True)
+def _may_be_mojibake(base: int, at: int, end: int) -> bool:
+    """Whether it may begin as bytes with a mark do, of which each has become a character: Python looks."""
+    first, p = _next(base, at, end)
+    second = _next(base, p, end)[0]
+    if second in (0xC2, 0xC3):  # gzip, zlib, zstd, and a pickle behind an exclamation mark
+        return first in (0x1F, 0x78, 0x28, _EXCLAMATION)
+    if first == 0xC2:  # png, pickle, java, snappy
+        return second in (0x89, 0x80, 0xAC, 0x82)
+    return first == 0xC3 and second == 0xBF  # jpeg, snappy
+
+
+@njit(nogil=True, cache=True)
+def _sextet(c: int) -> int:
+    """Return what a character of base64 stands for, in either alphabet; -1 for any other."""
+    if 65 <= c <= 90:
+        return c - 65
+    if 97 <= c <= 122:
+        return c - 71
+    if _is_digit(c):
+        return c + 4
+    if c in (_PLUS, _MINUS):
+        return _INT(62)
+    return _INT(63) if c in (_SLASH, _UNDERSCORE) else _INT(-1)
+
+
+@njit(nogil=True, cache=True)
+def _may_be_base64(base: int, p: int, end: int) -> bool:
+    """Whether a text may be base64 of something that is known: Python looks. Ids, hashes and words are nearly never."""
+    count, bits, head = _INT(0), _INT(0), _INT(0)
+    mangled = False
+    while p < end:
+        c, p = _next(base, p, end)
+        if c in (_EQUALS, _NEW_LINE, _RETURN):
+            continue
+        sextet = _sextet(c)
+        if sextet < 0:
+            return False
+        bits = (bits << 6 | sextet) & 0xFFFFFFFF
+        count += 1
+        if count == 3:
+            head = bits >> 2
+        # A whole byte more, or none, according to the place: the last three of them.
+        extra = (6 * count) & 7
+        mangled = mangled or ((bits >> extra) & 0xFFFFFF) == 0xEFBFBD
+    if count < LEAST_BASE64 or count & 3 == 1:
+        return False
+    if mangled or count >= LEAST_BASE64_UNMARKED:
+        return True
+    first, second = head >> 8, head & 0xFF
+    if second in (_COLON, _SEMICOLON) and first in _PHP_LETTERS:
+        return True
+    if first in (_OPENING_BRACE, _OPENING, _QUOTE, _PARENTHESIS, _LESS) or _is_byte_space(first):
+        return True  # JSON or of Python
+    return head in _HEADS_IN_BASE64
+
+
+@njit(nogil=True, cache=True)
+def _walked_class(base: int, at: int, end: int) -> int:
+    """Return the class of bytes that only their structure tells."""
+    if _may_be_mojibake(base, at, end):
+        return _INT(UNDECIDED)
+    if _is_msgpack_lz4(base, at, end):
+        return _INT(MSGPACK_LZ4)
+    if _is_msgpack(base, at, end):
+        return _INT(MSGPACK)
+    if _is_bson(base, at, end):
+        return _INT(BSON)
+    if _is_protobuf(base, at, end):
+        return _INT(PROTOBUF)
+    return _INT(SNAPPY) if _is_snappy(base, at, end) else _INT(BINARY)
+
+
+@njit(nogil=True, cache=True)
+def _plain_class(base: int, at: int, end: int) -> int:
+    """Return TEXT or what bytes are; UNDECIDED where a character of the head is not looked up."""
+    result, p = _INT(TEXT), at
     characters = _INT(0)
     while p < end:
         stop = _skip_plain(base, p, end)
@@ -598,11 +748,11 @@ def _plain_class(base: int, p: int, end: int) -> int:
         if c >= 0x80:
             c, p = _multibyte(base, c, p, end, False)
             if c < 0:
-                return _INT(BINARY)
+                return _walked_class(base, at, end)
         if 0 <= c < _LOOKED_UP:
             printable = _PRINTABLE[c >> 3] >> (c & 7) & 1 or c in (_NEW_LINE, _RETURN, _TAB)
             if not printable and characters < _TEXT_HEAD:
-                return _INT(BINARY)
+                return _walked_class(base, at, end)
         elif c >= 0 and characters < _TEXT_HEAD:
             result = _INT(UNDECIDED)
         characters += 1
@@ -628,7 +778,18 @@ def _other_class(base: int, at: int, end: int) -> int:
     second = _next(base, p, end)[0]
     if first == _LOWER_B and second in (_APOSTROPHE, _QUOTE):
         return _INT(UNDECIDED)  # what Python's bytes hold is told by Python
-    return _INT(PYTHON_REPR) if _is_python_repr(base, at, end) else _plain_class(base, at, end)
+    if _is_python_repr(base, at, end):
+        return _INT(PYTHON_REPR)
+    if _is_php(base, at, end):
+        return _INT(PHP)
+    if _is_php_session(base, at, end):
+        return _INT(PHP_SESSION)
+    if byte_at(base, end - 1) == _DOT:
+        protocol = _text_pickle(base, at, end)
+        if protocol >= 0:
+            return PICKLE_0 + protocol
+    found = _plain_class(base, at, end)
+    return _INT(UNDECIDED) if found == TEXT and _may_be_base64(base, at, end) else found
 
 
 @njit(nogil=True, cache=True)
@@ -672,11 +833,12 @@ def classify_at(base: int, at: int, size: int, outer: int) -> int:
         return found
     if _is_python_repr(base, at, end):
         return _INT(PYTHON_REPR)
-    if first == c:
+    found = _plain_class(base, at, end)
+    if first == c and found in (TEXT, BINARY):
         closing = first if first == _QUOTE else first + 2
         if _last_visible(base, at, end) != closing:
             return _INT(JSON_TRUNCATED)
-    return _plain_class(base, at, end)
+    return found
 
 
 @njit(nogil=True, cache=True)

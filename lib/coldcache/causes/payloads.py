@@ -36,6 +36,10 @@ _WAYS_OUT = {
         "Store the Buffer itself, or its JSON; JSON.stringify of a Buffer stores its byte numbers.",
         "await client.set(key, JSON.stringify(result), { EX: ttl })\n",
     ),
+    "mojibake": (
+        "Hand the bytes themselves to the client; a string made of them is encoded once more.",
+        "await client.set(key, buffer, { EX: ttl })   // not buffer.toString('binary')\n",
+    ),
 }
 
 
@@ -132,6 +136,7 @@ def _described(kind: str, inside: str) -> str:
         "json_truncated": "JSON that breaks off",
         "json_double": "JSON encoded twice",
         "utf8_mangled": "binary data mangled by a UTF-8 conversion",
+        "mojibake": "bytes taken for Latin-1 characters and written as UTF-8",
         "literal_nothing": "a word for nothing (undefined, None, NaN)",
     }[kind]
     return f"{what} around {inside}" if inside else what

@@ -139,7 +139,7 @@ class _Commands(NamedTuple):
 
 def kernel() -> Mapping[str, Callable[..., int]]:
     """Return the compiled functions of :mod:`coldcache.sources.log_kernel`."""
-    beside = ("payload_kernel", "payloads", "sources.log", "commands")
+    beside = ("payload_kernel", "payload_structures", "payloads", "sources.log", "commands")
     return compiled("coldcache.sources.log_kernel", *(f"coldcache.{name}" for name in beside))
 
 
