@@ -529,7 +529,7 @@ def lab_list() -> int:
 @lab_app.command("run")
 def lab_run(
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", help="what to record, see: coldcache lab list")] = None,
-    every: Annotated[bool, typer.Option("--all", help="everything that the lab has: some two hours of recordings")] = False,
+    every: Annotated[bool, typer.Option("--all", help="everything that the lab has")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="recordings of each, from different places of the access trace")] = 3,
     seconds: Annotated[float, typer.Option(min=8, help="length of each recording")] = 11.0,
     basis: Annotated[
@@ -540,7 +540,7 @@ def lab_run(
         int | None, typer.Option(min=1, help="recordings at once, each with a server of its own  \\[default: two per core]")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder to create for the cases; without it they are thrown away")
+        Path | None, typer.Option(metavar="DIR", help="folder that keeps the recordings; those it has are only diagnosed again")
     ] = None,
     write: Annotated[Path | None, typer.Option(metavar="FILE", help="write the result as a page of Markdown, too")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")] = False,
@@ -556,7 +556,8 @@ def lab_run(
 
         coldcache lab run --all --write benchmarks/diagnosis.md
 
-    With --out, look at any of the cases: coldcache diagnose DIR/key_prefix-1/exact (or …/log).
+    With --out DIR the recordings stay, and the same command again takes a minute: it diagnoses them anew. Look at any of
+    them: coldcache diagnose DIR/key_prefix-1/exact (or …/log).
 
     Ends with 0 when every diagnosis was right, with 2 otherwise.
     """

@@ -140,6 +140,20 @@ def noisy_neighbour(stage: Stage) -> None:
             client.set(f"export:report:{number}", random.Random(number).randbytes(20_000), ex=3600)
 
 
+def idle_catalogue(stage: Stage) -> None:
+    """Hold 3 MB that never expire and that nobody reads."""
+    with stage.client("catalogue") as client:
+        for number in range(150):
+            client.set(f"catalogue:{number}", random.Random(number).randbytes(20_000))
+
+
+def dashboards(stage: Stage) -> None:
+    """Rewrite ten large values again and again: traffic without growth."""
+    with stage.client("dashboards") as client:
+        for turn in stage.turns(0.02):
+            client.set(f"dashboard:{turn % 10}", f"{turn:08d}" + "x" * 50_000, ex=3600)
+
+
 def stalled_monitor(stage: Stage) -> None:
     """Ask for MONITOR and never read: what waits for this client fills the server's memory."""
     address = redis.ConnectionPool.from_url(stage.url).connection_kwargs

@@ -20,7 +20,7 @@ from coldcache.errors import RecordingFailedError, UsageError
 from coldcache.lab.actors import acting
 from coldcache.lab.faults import fault
 from coldcache.lab.faults.fault import Fault
-from coldcache.lab.monitor_log import SavedLog, monitor_log
+from coldcache.lab.monitor_log import monitor_log
 from coldcache.lab.server import lab_server, replica_of
 from coldcache.record.recorder import Progress, RecordOptions, record
 
@@ -33,12 +33,10 @@ class Incident:
     """A recorded incident.
 
     analyzer_counts : what the analyzer counted itself (requests, hits, misses, unreadable …), all its processes together
-    log : the MONITOR log that was saved beside, if it was asked for
     """
 
     case: Case
     analyzer_counts: dict[str, int]
-    log: SavedLog | None = None
 
 
 class RunningAnalyzer:
@@ -248,7 +246,7 @@ def record_incident(
         )
         case = record(options, start_with_the_recording)
         counts = sum((Counter(running.counts) for running in fleets), Counter())
-        return Incident(case, {name: counts[name] for name in fleets[0].counts}, saved)
+        return Incident(case, {name: counts[name] for name in fleets[0].counts})
 
 
 def _servers(stack: contextlib.ExitStack, chosen: Fault, url: str | None, *, repaired: bool) -> tuple[str, str | None]:

@@ -10,6 +10,7 @@ import platform
 import shutil
 import signal
 import tempfile
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -19,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from coldcache import __version__
-from coldcache.case import Case
+from coldcache.case import Case, open_case
 from coldcache.causes.diagnosis import HEALTHY, diagnose
-from coldcache.errors import CaseExistsError, ColdcacheError
+from coldcache.errors import ColdcacheError
 from coldcache.importing.importer import import_logs
 from coldcache.importing.options import EvidenceFiles, ImportOptions
 from coldcache.lab.faults import FAULTS, fault
 from coldcache.lab.faults.fault import Fault, FaultPair
-from coldcache.lab.incident import Incident, record_incident
+from coldcache.lab.incident import record_incident
+from coldcache.lab.monitor_log import saved_files
 from coldcache.lab.proofs import Recorded
 
 #: From the recorder's own stream, and from what ``redis-cli MONITOR`` and INFO before and after tell.
@@ -34,6 +36,8 @@ EXACT, LOG = "exact", "log"
 BASES = (EXACT, LOG)
 DEFAULT_SECONDS = 11.0
 DEFAULT_SEEDS = 3
+# What is kept of a recording.
+_EXACT_CASE, _LOG_CASE, _SAVED, _COUNTS = "exact", "log", "saved", "counts.json"
 # They mostly wait, for time to pass.
 _RUNS_PER_CORE = 2
 # What may be true of a healthy cache, and is then told by the misses and not by a finding.
@@ -74,7 +78,7 @@ class Plan:
     seconds : how long each is
     bases : `EXACT`, `LOG` or both; a recording serves both
     jobs : how many at once; None for twice as many as there are cores
-    out : folder to create for the cases, which are thrown away otherwise
+    out : folder that keeps the recordings, which are thrown away otherwise; those that it has are not made again
     """
 
     faults: tuple[str, ...]
@@ -258,18 +262,15 @@ def run_plan(plan: Plan, on_progress: Callable[[str, int, int], None] = lambda *
     ------
     UnknownNameError
         There is no such fault.
-    CaseExistsError
-        The folder to create exists.
     """
     for name in plan.faults:
         fault(name)
-    if plan.out is not None and plan.out.exists():
-        raise CaseExistsError(f"{plan.out} already exists, and nothing is ever overwritten. Choose another --out.")
     spawn = multiprocessing.get_context("spawn")
     stop = spawn.Event()
     runs = [(name, seed) for seed in range(1, plan.seeds + 1) for name in plan.faults]
     outcomes: dict[tuple[str, int], tuple[Outcome, ...]] = {}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_terminated_like_interrupted())
         folder = plan.out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coldcache-lab-")))
         jobs = min(len(runs), plan.jobs or _RUNS_PER_CORE * (os.cpu_count() or 1))
         pool = stack.enter_context(ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_begin, initargs=(stop,)))
@@ -289,6 +290,19 @@ def run_plan(plan: Plan, on_progress: Callable[[str, int, int], None] = lambda *
     return Matrix(plan, tuple(ordered))
 
 
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end everything in good order, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 _stop: Event | None = None
 
 
@@ -306,41 +320,62 @@ def _stopped() -> bool:
 def _recorded_and_judged(name: str, seed: int, plan: Plan, parent: Path) -> tuple[Outcome, ...]:
     truth, folder = FAULTS[name], parent / f"{name}-{seed}"
     try:
-        incident = record_incident(
-            name, folder / "exact", seconds=plan.seconds, seed=seed, with_heap=truth.heap, log=folder / "saved", stopped=_stopped
-        )
+        recorded = _kept(folder) or _recorded(truth, seed, plan, folder)
     except ColdcacheError as error:
         return tuple(_failed(truth, seed, basis, error) for basis in plan.bases)
-    if _stopped():
-        raise InterruptedError("the lab was told to stop")
-    happened = truth.proof(Recorded(incident.case, incident.analyzer_counts))
+    happened = truth.proof(recorded)
     not_real = (f"it did not happen: {happened}, and not {truth.least}",) if happened < truth.least else ()
     outcomes = []
     for basis in plan.bases:
         try:
-            diagnosis = diagnose(incident.case if basis == EXACT else _imported(incident, folder / "log")).to_dict()
+            diagnosis = diagnose(recorded.case if basis == EXACT else _imported(folder)).to_dict()
         except Exception as error:  # whatever a diagnosis stumbles over is what this is to find
             outcomes.append(_failed(truth, seed, basis, error))
             continue
         named, wrong, also = judged(truth, diagnosis)
         outcomes.append(Outcome(name, seed, basis, truth.cause, named, not_real + wrong, also))
-        if plan.out:
-            (folder / f"{basis}.json").write_text(json.dumps(diagnosis, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (folder / f"{basis}.json").write_text(json.dumps(diagnosis, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if not plan.out:
         shutil.rmtree(folder)
     return tuple(outcomes)
+
+
+def _recorded(truth: Fault, seed: int, plan: Plan, folder: Path) -> Recorded:
+    """Record one incident; what the analyzer counted is written last, and so tells a whole recording."""
+    if folder.exists():
+        shutil.rmtree(folder)  # what an interrupted run left
+    incident = record_incident(
+        truth.id,
+        folder / _EXACT_CASE,
+        seconds=plan.seconds,
+        seed=seed,
+        with_heap=truth.heap,
+        log=folder / _SAVED,
+        stopped=_stopped,
+    )
+    if _stopped():
+        raise InterruptedError("the lab was told to stop")
+    (folder / _COUNTS).write_text(json.dumps(incident.analyzer_counts), "utf-8")
+    return Recorded(incident.case, incident.analyzer_counts)
+
+
+def _kept(folder: Path) -> Recorded | None:
+    """Return a recording that an earlier run kept; None if there is none."""
+    counts = folder / _COUNTS
+    return Recorded(open_case(folder / _EXACT_CASE), json.loads(counts.read_text("utf-8"))) if counts.exists() else None
 
 
 def _failed(truth: Fault, seed: int, basis: str, error: Exception) -> Outcome:
     return Outcome(truth.id, seed, basis, truth.cause, ("(failed)",), (f"failed: {type(error).__name__}: {error}",))
 
 
-def _imported(incident: Incident, folder: Path) -> Case:
+def _imported(folder: Path) -> Case:
     """Return a case of what was saved without coldcache; a heap profile is there if the process had one."""
-    assert incident.log is not None
-    heap = incident.case.folder / "heap" / "memray.bin"
-    beside = EvidenceFiles(info=(incident.log.before, incident.log.after), heap=(heap,) if heap.exists() else ())
-    return import_logs(ImportOptions(logs=(str(incident.log.log),), out=folder, beside=beside))
+    log, *info = saved_files(folder / _SAVED)
+    heap = folder / _EXACT_CASE / "heap" / "memray.bin"
+    beside = EvidenceFiles(info=tuple(info), heap=(heap,) if heap.exists() else ())
+    shutil.rmtree(folder / _LOG_CASE, ignore_errors=True)
+    return import_logs(ImportOptions(logs=(str(log),), out=folder / _LOG_CASE, beside=beside))
 
 
 def grouped() -> dict[str, list[Fault]]:

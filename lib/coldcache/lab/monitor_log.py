@@ -37,6 +37,11 @@ class SavedLog:
         self._over.set()
 
 
+def saved_files(folder: Path) -> tuple[Path, Path, Path]:
+    """Return the log and INFO before and after, in the folder where they are saved."""
+    return folder / "ops.log", folder / "before.txt", folder / "after.txt"
+
+
 @contextlib.contextmanager
 def monitor_log(url: str, folder: Path) -> Iterator[SavedLog]:
     """Save a MONITOR log into a new folder until :meth:`SavedLog.finish`; it begins before INFO's first dump.
@@ -46,7 +51,7 @@ def monitor_log(url: str, folder: Path) -> Iterator[SavedLog]:
     folder.mkdir(parents=True)
     parts = urlsplit(url)
     address = (str(parts.hostname), int(parts.port or 6379))
-    saved = SavedLog(folder / "ops.log", folder / "before.txt", folder / "after.txt", address)
+    saved = SavedLog(*saved_files(folder), address)
     begun = threading.Event()
     writer = threading.Thread(target=_write, args=(saved, address, begun), name="monitor-log")
     writer.start()

@@ -99,7 +99,8 @@ def written(form: str, *, least_ms: int | None = None, most_ms: int | None = Non
 
 def lost_ttls(recorded: Recorded) -> int:
     """Count writes that left a key without the time to live it had."""
-    mine = recorded.writes[recorded.writes["command"].isin(["SET", "GETSET"])]
+    stored = recorded.accesses["outcome"].eq("written") | recorded.accesses["command"].eq("GETSET")
+    mine = recorded.accesses[stored & recorded.accesses["command"].isin(["SET", "GETSET"])]
     had = mine.groupby("name")["ttl_ms"].shift().notna()
     return int((had & mine["ttl_ms"].isna()).sum())
 
@@ -129,10 +130,9 @@ def errors(prefix: str) -> Proof:
 
     def count(recorded: Recorded) -> int:
         samples = recorded.case.table("errorstats")
-        mine = samples[samples["error"].astype("str").eq(prefix)]["count"]
-        first = samples["t"].min()
-        before = samples[samples["error"].astype("str").eq(prefix) & samples["t"].eq(first)]["count"].sum()
-        return int(mine.max() - before) if len(mine) else 0
+        mine = samples[samples["error"].astype("str").eq(prefix)]
+        before = mine[mine["t"].eq(recorded.case.table("info")["t"].min())]  # none, if it had not happened yet
+        return int(mine["count"].max() - before["count"].sum()) if len(mine) else 0
 
     return count
 

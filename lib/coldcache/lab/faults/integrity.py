@@ -10,14 +10,9 @@ from coldcache.lab import proofs
 from coldcache.lab.actors import killer_of_monitors, one_time_codes, poller, sessions, stock_counters, write_through
 from coldcache.lab.caching import TTL, Connections, Request, Value
 from coldcache.lab.faults.fault import Fault
+from coldcache.lab.trace import popular_images
 
 _STORED_IN_LUA = "return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])"
-
-
-def _few_images(seed: int) -> Iterator[int]:
-    """Yield images of which few are asked for again and again: a cache that hits well."""
-    rng = random.Random(seed)
-    return (int(rng.paretovariate(1.0)) % 80 for _ in itertools.count())
 
 
 def _ever_new_images(seed: int) -> Iterator[int]:
@@ -70,11 +65,11 @@ def _stored_by_lua(cache: Connections, request: Request, key: str, value: Value)
 FAULTS = (
     Fault(
         id="metric_distortion_locks", cause="metric_distortion", title="three locks that hardly exist are looked at each time",
-        setting={"requests": _few_images}, changes={"before": _locks_looked_at}, proof=proofs.commands("EXISTS"), least=100,
+        setting={"requests": popular_images}, changes={"before": _locks_looked_at}, proof=proofs.commands("EXISTS"), least=100,
     ),
     Fault(
         id="metric_distortion_polling", cause="metric_distortion", title="a monitoring job asks for the TTL of absent keys",
-        setting={"requests": _few_images}, actors=(poller(30, 0.1),), proof=proofs.commands("TTL"), least=100,
+        setting={"requests": popular_images}, actors=(poller(30, 0.1),), proof=proofs.commands("TTL"), least=100,
     ),
     Fault(
         id="incomplete_capture", cause="incomplete_capture", title="a script cuts MONITORs off for most of the time",
@@ -89,7 +84,7 @@ LOOK_ALIKES = (
         tolerated=("cold_start",),
     ),
     Fault(
-        id="healthy_busy", cause="healthy", title="nothing is wrong, and most reads hit", setting={"requests": _few_images},
+        id="healthy_busy", cause="healthy", title="nothing is wrong, and most reads hit", setting={"requests": popular_images},
         proof=proofs.steady, least=70,
     ),
     Fault(

@@ -20,6 +20,7 @@ from coldcache.lab import proofs
 from coldcache.lab.actors import warmer
 from coldcache.lab.caching import TTL, Connections, Request, Value, cache_key, decoded, encoded, get
 from coldcache.lab.faults.fault import IMG, THUMB, Fault, key, keys, met, only
+from coldcache.lab.trace import popular_images
 
 _USUAL = IMG + THUMB
 
@@ -268,7 +269,8 @@ _COLLISION = (
         id="key_collision_argument", cause="key_collision", title="two callers want two views, which the key leaves out",
         families=IMG, fleets=2,
         setting={
-            "encode": _with_view, "decode": _decoded_if_of_this_view, "read_key": _key_with_view, "write_key": _key_with_view,
+            "requests": popular_images, "encode": _with_view, "decode": _decoded_if_of_this_view,
+            "read_key": _key_with_view, "write_key": _key_with_view,
         },
         changes={"read_key": cache_key, "write_key": cache_key}, proof=proofs.changed_values,
     ),

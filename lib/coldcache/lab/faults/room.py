@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
 from coldcache.lab import proofs
-from coldcache.lab.actors import failed_background_save, no_write_permission, noisy_neighbour, once, stalled_monitor
+from coldcache.lab.actors import (
+    dashboards,
+    failed_background_save,
+    idle_catalogue,
+    no_write_permission,
+    noisy_neighbour,
+    once,
+    stalled_monitor,
+)
 from coldcache.lab.caching import DEPLOY_AFTER_S, TTL, Connections, Request, Value, encoded, set_with_ttl
 from coldcache.lab.faults.fault import IMG, THUMB, Fault, same
 
@@ -14,11 +23,9 @@ _USUAL = IMG + THUMB
 
 
 def _with_embedding(request: Request, result: Any) -> Value | None:
-    """Encode a result with the 1,500 numbers that describe the image: some 17 KB."""
-    if isinstance(result, bytes):
-        return result + bytes(16_000)  # a thumbnail of higher quality, as far as its size goes
-    numbers = [round((request.image * 2654435761 + place * 40503) % 1_000_003 / 1_000_003, 6) for place in range(1500)]
-    return json.dumps({**result, "embedding": numbers}).encode()
+    """Encode a result with a description of the image of 16,000 digits."""
+    description = hashlib.shake_128(request.url.encode()).hexdigest(8000)
+    return result + description.encode() if isinstance(result, bytes) else json.dumps({**result, "embedding": description})
 
 
 def _swollen(request: Request, result: Any) -> Value | None:
@@ -27,11 +34,6 @@ def _swollen(request: Request, result: Any) -> Value | None:
 
 def _memory(size: str, policy: str) -> tuple[str, ...]:
     return ("--maxmemory", size, "--maxmemory-policy", policy)
-
-
-def _mostly_immortal(cache: Connections, request: Request, key: str, value: Value) -> None:
-    """Give only thumbnails a time to live, so that only they can be evicted by a volatile policy."""
-    cache.writes.set(key, value, ex=TTL if request.kind == "thumb" else None)
 
 
 def _with_raw_pixels(cache: Connections, request: Request, key: str, value: Value) -> None:
@@ -43,21 +45,20 @@ _LARGE = {"encode": _with_embedding}
 
 FAULTS = (
     Fault(
-        id="eviction_lru", cause="eviction", title="the working set is three times the memory: allkeys-lru",
-        setting=_LARGE, server=_memory("5mb", "allkeys-lru"), proof=proofs.missed("evicted"),
+        id="eviction_lru", cause="eviction", title="the working set is several times the memory: allkeys-lru",
+        setting=_LARGE, server=_memory("3mb", "allkeys-lru"), proof=proofs.missed("evicted"),
     ),
     Fault(
-        id="eviction_volatile", cause="eviction", title="volatile-lru where few keys have a time to live: those few go at once",
-        families=THUMB, setting=_LARGE, changes={"store": _mostly_immortal}, server=_memory("9mb", "volatile-lru"),
-        proof=proofs.missed("evicted"),
+        id="eviction_volatile", cause="eviction", title="volatile-lru, and all but the cache has no time to live",
+        setting=_LARGE, actors=(idle_catalogue,), server=_memory("6mb", "volatile-lru"), proof=proofs.missed("evicted"),
     ),
     Fault(
         id="eviction_neighbour", cause="eviction", title="another team's exports on the same server push the cache out",
-        actors=(noisy_neighbour,), server=_memory("4mb", "allkeys-lru"), proof=proofs.missed("evicted"),
+        actors=(noisy_neighbour,), server=_memory("3mb", "allkeys-lru"), proof=proofs.missed("evicted"),
     ),
     Fault(
         id="write_rejected_oom", cause="write_rejected", title="the memory is full and the policy noeviction: OOM",
-        setting=_LARGE, server=_memory("5mb", "noeviction"), proof=proofs.errors("OOM"),
+        setting=_LARGE, server=_memory("3mb", "noeviction"), proof=proofs.errors("OOM"),
     ),
     Fault(
         id="write_rejected_acl", cause="write_rejected", title="the user may no longer SET: NOPERM",
@@ -74,7 +75,7 @@ FAULTS = (
     ),
     Fault(
         id="monitor_backlog", cause="monitor_backlog", title="a MONITOR that nobody reads fills the memory",
-        setting=_LARGE, actors=(stalled_monitor,), server=_memory("24mb", "allkeys-lru"), proof=proofs.rose("evicted_keys"),
+        actors=(stalled_monitor, dashboards), server=_memory("12mb", "allkeys-lru"), proof=proofs.rose("evicted_keys"),
     ),
     Fault(
         id="fat_values_debug", cause="fat_values", title="20 KB of pixels beside each result, never read",
