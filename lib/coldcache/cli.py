@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from coldcache.record.recorder import Progress as RecordingProgress
 
 FINE, BROKEN, ALERT, WRONG_ARGUMENTS = 0, 1, 2, 64
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 _ISO_FORMATS = ["%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]
 _KEY_POLICIES = ("plain", "hashed")
 # typer carries its own copy of click and exports only this subclass of its usage errors.
@@ -601,8 +602,10 @@ def run(arguments: list[str]) -> int:
         _messages().print(f"coldcache: {error.format_message()} Try: coldcache --help", markup=False, soft_wrap=True)
         return WRONG_ARGUMENTS
     except (KeyboardInterrupt, typer.Abort):
-        _messages().print("coldcache: interrupted.", markup=False)
-        return BROKEN
+        status = _INTERRUPTED
     except BrokenPipeError:
+        return BROKEN
+    if status == _INTERRUPTED:
+        _messages().print("coldcache: interrupted.", markup=False)
         return BROKEN
     return status if isinstance(status, int) else FINE

@@ -62,7 +62,7 @@ def test_of_two_faults_both_are_found_in_any_order():
     prefix = finding("key_prefix", "dev_cache -> prod_cache", IMG)
     unit = finding("ttl_unit", "PX 300 -> EX 300", {"reads": "prod_cache:thumb:*", "writes": "prod_cache:thumb:*"})
     assert judged(truth, diagnosis(unit, prefix))[1] == ()
-    assert judged(truth, diagnosis(unit, finding("flush"), prefix))[1] == ("key_prefix was taken for ttl_unit",)
+    assert judged(truth, diagnosis(unit, finding("flush"), prefix))[1] == ("key_prefix was taken for flush",)
 
 
 def test_the_table_says_what_each_cause_was_taken_for():

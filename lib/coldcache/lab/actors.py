@@ -151,7 +151,7 @@ def dashboards(stage: Stage) -> None:
     """Rewrite ten large values again and again: traffic without growth."""
     with stage.client("dashboards") as client:
         for turn in stage.turns(0.02):
-            client.set(f"dashboard:{turn % 10}", f"{turn:08d}" + "x" * 50_000, ex=3600)
+            client.set(f"dashboard:{turn % 10}", f"{turn:08d}" + "x" * 30_000, ex=3600)
 
 
 def stalled_monitor(stage: Stage) -> None:
@@ -313,7 +313,7 @@ def one_time_codes(stage: Stage) -> None:
         for turn in stage.turns(0.05):
             client.set(f"otp:{turn}", f"{turn * 7919 % 1_000_000:06d}", ex=2)
             if turn % 4:
-                client.getdel(f"otp:{turn - turn % 3}")
+                client.getdel(f"otp:{turn}")
 
 
 def warmer(version: str) -> Actor:

@@ -29,7 +29,7 @@ from coldcache.lab.faults import FAULTS, fault
 from coldcache.lab.faults.fault import Fault, FaultPair
 from coldcache.lab.incident import record_incident
 from coldcache.lab.monitor_log import saved_files
-from coldcache.lab.proofs import Recorded
+from coldcache.lab.proofs import Recorded, reads
 
 #: From the recorder's own stream, and from what ``redis-cli MONITOR`` and INFO before and after tell.
 EXACT, LOG = "exact", "log"
@@ -53,6 +53,7 @@ class Outcome:
     named : the causes that were named, first things first; without findings the verdict
     wrong : what differs from the truth; empty where all is right
     also : causes that were named beside the right ones
+    reads : how many there were, in the exact recording
     """
 
     fault: str
@@ -62,6 +63,7 @@ class Outcome:
     named: tuple[str, ...]
     wrong: tuple[str, ...]
     also: tuple[str, ...] = ()
+    reads: int = 0
 
     @property
     def right(self) -> bool:
@@ -146,7 +148,16 @@ class Matrix:
 
     def to_markdown(self) -> str:
         """Return the page ``benchmarks/diagnosis.md``."""
-        lines = [_PAGE.format(plan=self.plan, version=__version__, python=platform.python_version())]
+        counts = sorted(outcome.reads for outcome in self.outcomes)
+        lines = [
+            _PAGE.format(
+                plan=self.plan,
+                version=__version__,
+                python=platform.python_version(),
+                median=counts[len(counts) // 2],
+                least=counts[0],
+            )
+        ]
         for basis in self.plan.bases:
             mine = self._of(basis)
             lines += [f"## {_BASIS_NAMES[basis]}: {sum(outcome.right for outcome in mine)} of {len(mine)} right", ""]
@@ -175,6 +186,7 @@ Every fault of the lab, recorded for real and diagnosed: does the verdict tell t
 
 coldcache {version}, Python {python}; {plan.seeds} seed(s), each another place in the access trace; {plan.seconds:g} s each. The
 same traffic is recorded exactly by coldcache, and saved beside as `redis-cli MONITOR` prints it, with INFO before and after.
+A recording has {median:,} reads in the median and {least:,} at least: the busier the machine, the fewer.
 
 A diagnosis is *right* when the injected cause is ranked first, with the edit and the key families of the truth
 (`coldcache lab list`). A healthy look-alike is right when the verdict is healthy and nothing is found but what its truth
@@ -212,7 +224,9 @@ def judged(truth: Fault, diagnosis: dict[str, Any]) -> tuple[tuple[str, ...], tu
         told = [{"cause": row["cause"]} for row in diagnosis["misses"] if row["cause"] in _TOLD_BY_MISSES]
         findings = diagnosis["findings"] or told
     named = tuple(finding["cause"] for finding in findings) or (str(diagnosis["verdict"]),)
-    wrong = tuple(what for part in truth.truths if (what := _missed(part, findings[: len(truth.truths)])))
+    first = findings[: len(truth.truths)]
+    others = [finding["cause"] for finding in first if finding["cause"] not in truth.cause.split("+")]
+    wrong = tuple(what for part in truth.truths if (what := _missed(part, first, others)))
     also = tuple(dict.fromkeys(cause for cause in named if cause not in truth.cause.split("+"))) if not wrong else ()
     return named, wrong, also
 
@@ -227,11 +241,11 @@ def _judged_healthy(
     return tuple(finding["cause"] for finding in accused) or (str(diagnosis["verdict"]),), tuple(wrong), ()
 
 
-def _missed(truth: Fault, findings: list[dict[str, Any]]) -> str:
-    """Return what of one cause was not found, empty where all was."""
+def _missed(truth: Fault, findings: list[dict[str, Any]], others: list[str]) -> str:
+    """Return what of one cause was not found, empty where all was; `others` are the causes that were named wrongly."""
     mine = [finding for finding in findings if finding["cause"] == truth.cause]
     if not mine:
-        return f"{truth.cause} was not found" if not findings else f"{truth.cause} was taken for {findings[0]['cause']}"
+        return f"{truth.cause} was taken for {others[0]}" if others else f"{truth.cause} was not found"
     found = next((finding for finding in mine if finding.get("edit") == truth.edit), mine[0])
     if truth.edit is not None and found.get("edit") != truth.edit:
         return f"{truth.cause}: the edit is {found.get('edit') or 'missing'}, and should be {truth.edit}"
@@ -333,7 +347,7 @@ def _recorded_and_judged(name: str, seed: int, plan: Plan, parent: Path) -> tupl
             outcomes.append(_failed(truth, seed, basis, error))
             continue
         named, wrong, also = judged(truth, diagnosis)
-        outcomes.append(Outcome(name, seed, basis, truth.cause, named, not_real + wrong, also))
+        outcomes.append(Outcome(name, seed, basis, truth.cause, named, not_real + wrong, also, reads(recorded)))
         (folder / f"{basis}.json").write_text(json.dumps(diagnosis, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if not plan.out:
         shutil.rmtree(folder)

@@ -67,9 +67,10 @@ def values_under_another_key(recorded: Recorded) -> int:
 
 
 def changed_values(recorded: Recorded) -> int:
-    """Count writes of a key that held another value."""
+    """Count writes that put another value into a key."""
     written = recorded.writes.dropna(subset=["value_digest"])
-    return int(written.drop_duplicates(["name", "value_digest"])["name"].duplicated().sum())
+    before = written.groupby("name")["value_digest"].shift()
+    return int((before.notna() & before.ne(written["value_digest"])).sum())
 
 
 def repeated_values(recorded: Recorded) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from coldcache.lab import proofs
 from coldcache.lab.actors import again_and_again, invalidator, once, restart
-from coldcache.lab.caching import TTL, Connections, Request, Value, encoded
+from coldcache.lab.caching import TTL, Connections, Request, Value, encoded, get, no_more_with
 from coldcache.lab.faults.fault import IMG, THUMB, Fault, only
 
 _USUAL = IMG + THUMB
@@ -44,14 +45,36 @@ def _clears_all(cache: Connections, request: Request, key: str, value: Value) ->
         cache.writes.delete(*doomed)
 
 
-def _hot_images(seed: int) -> Iterator[int]:
-    """Yield a few images in no order: a front page."""
+def _front_page(seed: int) -> Iterator[int]:
+    """Yield three images in no order."""
     rng = random.Random(seed)
-    return (rng.randrange(6) for _ in itertools.count())
+    return (rng.randrange(3) for _ in itertools.count())
 
 
-def _one_second(cache: Connections, request: Request, key: str, value: Value) -> None:
-    cache.writes.set(key, value, ex=1)
+def _two_seconds(cache: Connections, request: Request, key: str, value: Value) -> None:
+    cache.writes.set(key, value, ex=2)
+
+
+def _one_recomputes(cache: Connections, request: Request, key: str) -> bytes | None:
+    """Let the first thread that misses recompute, and the others wait for it."""
+    found = get(cache, request, key)
+    if found is not None:
+        return found
+    with cache.lock:
+        mine = key not in cache.kept
+        done = cache.kept.setdefault(key, threading.Event())
+    if mine:
+        return None
+    done.wait(1.0)
+    return get(cache, request, key)
+
+
+def _recomputed(cache: Connections, request: Request, key: str, value: Value) -> None:
+    """Let those go on who wait for a value."""
+    with cache.lock:
+        done = cache.kept.pop(key, None)
+    if done:
+        done.set()
 
 
 FAULTS = (
@@ -89,8 +112,12 @@ FAULTS = (
         actors=(restart,), server=("--enable-debug-command", "local"), proof=proofs.restarts, least=1,
     ),
     Fault(
-        id="stampede", cause="stampede", title="hot values live for a second, and 16 threads recompute each at once",
-        setting={"requests": _hot_images, "store": _one_second, "backend_s": 0.15}, changes={"workers": 16},
+        id="stampede", cause="stampede", title="three hot values expire every two seconds, and all threads recompute them",
+        setting={
+            "requests": _front_page, "store": _two_seconds, "look_up": _one_recomputes, "after_store": _recomputed,
+            "backend_s": 0.15, "workers": 16,
+        },
+        changes={"look_up": get, "after_store": no_more_with},
         proof=proofs.recomputed_at_once,
     ),
 )  # fmt: skip

@@ -75,7 +75,8 @@ FAULTS = (
     ),
     Fault(
         id="monitor_backlog", cause="monitor_backlog", title="a MONITOR that nobody reads fills the memory",
-        actors=(stalled_monitor, dashboards), server=_memory("12mb", "allkeys-lru"), proof=proofs.rose("evicted_keys"),
+        setting=_LARGE, actors=(stalled_monitor, dashboards), proof=proofs.rose("evicted_keys"),
+        server=(*_memory("11500kb", "allkeys-lru"), "--client-output-buffer-limit", "normal 9mb 0 0"),
     ),
     Fault(
         id="fat_values_debug", cause="fat_values", title="20 KB of pixels beside each result, never read",
