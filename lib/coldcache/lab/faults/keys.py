@@ -23,6 +23,7 @@ from coldcache.lab.faults.fault import IMG, THUMB, Fault, key, keys, met, only
 from coldcache.lab.trace import popular_images
 
 _USUAL = IMG + THUMB
+_USUAL_KEY = "prod_cache:{0.kind}:{0.digest}"
 
 
 def _family(template: str) -> str:
@@ -35,7 +36,7 @@ def _renamed(name: str, cause: str, title: str, read: str, written: str, edit: s
     return Fault(
         id=name, cause=cause, title=title, edit=edit,
         families=met(_family(read), _family(written)),
-        setting=keys(read), changes={"write_key": key(written)}, proof=proofs.unread_writes,
+        setting=keys(read) if read != _USUAL_KEY else {}, changes={"write_key": key(written)}, proof=proofs.unread_writes,
     )  # fmt: skip
 
 
@@ -71,9 +72,9 @@ _NAMING = (
 
 _PREFIX = (
     _renamed("key_prefix", "key_prefix", "results are written under dev_cache:, read under prod_cache:",
-             "prod_cache:{0.kind}:{0.digest}", "dev_cache:{0.kind}:{0.digest}", "dev_cache -> prod_cache"),
+             _USUAL_KEY, "dev_cache:{0.kind}:{0.digest}", "dev_cache -> prod_cache"),
     _renamed("key_prefix_doubled", "key_prefix", "the prefix is put before writes twice, by code and client",
-             "prod_cache:{0.kind}:{0.digest}", "prod_cache:prod_cache:{0.kind}:{0.digest}", f"prod_cache -> {ABSENT}"),
+             _USUAL_KEY, "prod_cache:prod_cache:{0.kind}:{0.digest}", f"prod_cache -> {ABSENT}"),
     _renamed("key_prefix_separator", "key_prefix", "the separator behind the prefix is missing in writes",
              "prod:cache:{0.kind}:{0.digest}", "prodcache:{0.kind}:{0.digest}", "prodcache -> prod:cache"),
     _renamed("key_prefix_tenant", "key_prefix", "written under the tenant acme, read under default",
