@@ -10,7 +10,7 @@ import pytest
 from coldcache import schema
 from coldcache.case import new_case_folder, open_case, sample_names, samples_folder, write_table
 from coldcache.errors import CaseExistsError, DamagedCaseError, NotACaseError, UnknownNameError
-from coldcache.lab.faults import FAULTS
+from coldcache.lab.faults import SAMPLED
 from conftest import case_of, line
 
 
@@ -69,13 +69,13 @@ def test_every_column_of_every_table_has_a_meaning():
 
 
 def test_samples_are_complete_small_and_as_recorded():
-    assert sample_names() == sorted(f"sample-{fault}" for fault in FAULTS)
+    assert sample_names() == sorted(f"sample-{fault}" for fault in SAMPLED)
     listed = dict(reversed(entry.split("  ", 1)) for entry in (samples_folder() / "SHA256SUMS").read_text("utf-8").splitlines())
     found = {path.relative_to(samples_folder()).as_posix(): path for path in samples_folder().glob("*/**/*") if path.is_file()}
     assert found.keys() == listed.keys()
     for name, path in found.items():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == listed[name], name
-    for fault in FAULTS:
+    for fault in SAMPLED:
         folder = samples_folder() / fault
         assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 2_000_000
         assert json.loads((folder / "case.json").read_text("utf-8"))["notes"]["lab"]["command"].startswith("coldcache demo")

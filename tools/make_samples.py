@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 
 from coldcache.case import checksums
-from coldcache.lab.faults import FAULTS
+from coldcache.lab.faults import SAMPLED
 from coldcache.lab.incident import record_incident
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
@@ -40,7 +40,7 @@ def make_sample(fault: str) -> int:
 
 def main() -> None:
     """Record every sample and write the checksums."""
-    for fault in FAULTS:
+    for fault in SAMPLED:
         print(f"{fault}: {make_sample(fault) / 1024:.0f} KB")
     sums = [f"{digest}  {path}" for path, digest in checksums(SAMPLES).items() if path.count("/")]
     (SAMPLES / "SHA256SUMS").write_text("\n".join(sums) + "\n", "utf-8")

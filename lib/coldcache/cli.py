@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from coldcache.record.recorder import Progress as RecordingProgress
 
 FINE, BROKEN, ALERT, WRONG_ARGUMENTS = 0, 1, 2, 64
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 _ISO_FORMATS = ["%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]
 _KEY_POLICIES = ("plain", "hashed")
 # typer carries its own copy of click and exports only this subclass of its usage errors.
@@ -40,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-lab_app = typer.Typer(help="The sample analyzer's faults and their ground truth.", no_args_is_help=True)
+lab_app = typer.Typer(help="Faults of the sample analyzer whose truth is known: does coldcache find them?", no_args_is_help=True)
 app.add_typer(lab_app, name="lab")
 
 CaseArgument = Annotated[str, typer.Argument(metavar="CASE", help="case folder, or a sample such as sample-key_prefix")]
@@ -200,7 +201,7 @@ def demo(
     if findings:
         typer.echo(f"         {findings[0]['summary']}")
     typer.echo(f"Report:  {report.html}")
-    return FINE if named == truth.cause else BROKEN
+    return FINE if named in (truth.cause, *(part.cause for part in truth.truths)) else BROKEN
 
 
 @app.command()
@@ -523,12 +524,77 @@ def _pairs(texts: list[str]) -> dict[str, str]:
 
 @lab_app.command("list")
 def lab_list() -> int:
-    """List the faults: cause, edit that mends it, and what goes wrong."""
-    from coldcache.lab.faults import FAULTS
+    """List faults and healthy look-alikes by cause: id, the edit that mends it, and what goes wrong.
 
-    for fault in FAULTS.values():
-        typer.echo(f"{fault.id:<15}{fault.edit or '–':<26}{fault.title}")
+    Any id is good for coldcache lab run ID and coldcache demo --fault ID.
+    """
+    from coldcache.lab.matrix import grouped
+
+    for cause, faults in grouped().items():
+        typer.echo(cause)
+        for fault in faults:
+            edits = ", ".join(filter(None, (part.edit for part in fault.truths)))
+            typer.echo(f"  {fault.id:<38} {edits or '–':<34} {fault.title}")
     return FINE
+
+
+@lab_app.command("run")
+def lab_run(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", help="what to record, see: coldcache lab list")] = None,
+    every: Annotated[bool, typer.Option("--all", help="everything that the lab has")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="recordings of each, from different places of the access trace")] = 3,
+    seconds: Annotated[float, typer.Option(min=8, help="length of each recording")] = 11.0,
+    basis: Annotated[
+        str,
+        typer.Option(metavar="exact|log|both", help="what to diagnose: coldcache's own recording, a plain MONITOR log, or both"),
+    ] = "both",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="recordings at once, each with a server of its own  \\[default: two per core]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="folder that keeps the recordings; those it has are only diagnosed again")
+    ] = None,
+    write: Annotated[Path | None, typer.Option(metavar="FILE", help="write the result as a page of Markdown, too")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output, nothing else")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
+) -> int:
+    """Record faults whose truth is known, diagnose them, and compare: does coldcache tell the truth?
+
+    Each is recorded exactly, and at the same time saved as people save it: a log of redis-cli MONITOR with INFO before
+    and after. Right is who ranks the injected cause first, with its edit and its key families; and who finds nothing in a
+    healthy look-alike. The confusion matrix says what each cause was taken for.
+
+        coldcache lab run key_prefix ttl_unit --seeds 1
+
+        coldcache lab run --all --write benchmarks/diagnosis.md
+
+    With --out DIR the recordings stay, and the same command again takes a minute: it diagnoses them anew. Look at any of
+    them: coldcache diagnose DIR/key_prefix-1/exact (or …/log).
+
+    Ends with 0 when every diagnosis was right, with 2 otherwise.
+    """
+    with _needs("lab"):
+        from coldcache.lab.faults import FAULTS
+        from coldcache.lab.matrix import BASES, Plan, run_plan
+
+    if bool(ids) == every:
+        raise UsageError("Name what to record, or everything with --all. What there is: coldcache lab list")
+    if basis not in (*BASES, "both"):
+        raise UnknownNameError(f"There is no basis {basis!r}.{did_you_mean(basis, BASES)} Use exact, log or both.")
+    plan = Plan(
+        faults=tuple(FAULTS) if every else tuple(dict.fromkeys(ids or ())),
+        seeds=seeds,
+        seconds=seconds,
+        bases=BASES if basis == "both" else (basis,),
+        jobs=jobs,
+        out=out,
+    )
+    with _bar("lab", quiet, None, "MofNCompleteColumn") as update:
+        matrix = run_plan(plan, lambda name, done, total: update(completed=done, total=total, shown=name))
+    if write:
+        write.write_text(matrix.to_markdown(), "utf-8")
+    typer.echo(json.dumps(matrix.to_dict(), indent=2, ensure_ascii=False) if as_json else str(matrix))
+    return FINE if matrix.all_right else ALERT
 
 
 def main() -> None:
@@ -547,8 +613,10 @@ def run(arguments: list[str]) -> int:
         _messages().print(f"coldcache: {error.format_message()} Try: coldcache --help", markup=False, soft_wrap=True)
         return WRONG_ARGUMENTS
     except (KeyboardInterrupt, typer.Abort):
-        _messages().print("coldcache: interrupted.", markup=False)
-        return BROKEN
+        status = _INTERRUPTED
     except BrokenPipeError:
+        return BROKEN
+    if status == _INTERRUPTED:
+        _messages().print("coldcache: interrupted.", markup=False)
         return BROKEN
     return status if isinstance(status, int) else FINE

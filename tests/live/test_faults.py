@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 from coldcache.causes.diagnosis import diagnose
-from coldcache.lab.faults import FAULTS, Behaviour, fault
+from coldcache.lab.caching import Behaviour
+from coldcache.lab.faults import SAMPLED, fault
 from coldcache.lab.incident import Incident, record_incident
 
 # Eight seconds are few for a leak: a program that gets no time for one of them shows another shape.
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 SECONDS = 8
-FAULTY = [name for name in FAULTS if name != "healthy"]
+FAULTY = [name for name in SAMPLED if name != "healthy"]
 
 
-@pytest.fixture(scope="module", params=list(FAULTS))
+@pytest.fixture(scope="module", params=SAMPLED)
 def incident(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Incident]:
     folder = tmp_path_factory.mktemp("lab") / "case"
     return request.param, record_incident(request.param, folder, seconds=SECONDS, seed=7)

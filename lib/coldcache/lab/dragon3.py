@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import gc
 import io
+import itertools
 import json
 import os
 import queue
@@ -26,14 +27,11 @@ from typing import Any
 
 import numpy as np
 import redis
-import xxhash
 from PIL import Image, ImageFilter
 
-from coldcache.lab.faults import Behaviour, fault
-from coldcache.lab.trace import image_requests
+from coldcache.lab.caching import Behaviour, Connections, Request
+from coldcache.lab.faults import fault
 
-TTL = 300  # seconds; what the fault ttl_unit gives as milliseconds
-WORKERS = 4
 PHOTO_SIZE = (320, 240)
 THUMBNAIL_SIZE = (64, 48)
 _PHOTOS = 24
@@ -48,6 +46,7 @@ class Counts:
     misses: int = 0
     unreadable: int = 0  # hits whose value could not be read, so the work was done again
     errors: int = 0  # requests that Redis did not answer
+    kept: int = 0  # objects that faulty or bounded steps keep in the process at the end
 
 
 def _photo(number: int) -> bytes:
@@ -62,9 +61,9 @@ def _photo(number: int) -> bytes:
 
 
 class Analyzer:
-    """The analyzer with its cache; `behaviour` says which of its code is faulty."""
+    """The analyzer with its cache; `behaviour` says which steps of its caching code are faulty."""
 
-    def __init__(self, cache: redis.Redis, behaviour: Behaviour) -> None:
+    def __init__(self, cache: Connections, behaviour: Behaviour) -> None:
         self.counts = Counts()
         self._cache = cache
         self._behaviour = behaviour
@@ -72,19 +71,35 @@ class Analyzer:
         self._photos = [_photo(number) for number in range(_PHOTOS)]
         self._kept_thumbnails: list[np.ndarray] = []
 
-    def handle(self, image: int) -> None:
-        """Answer one request: a third of the images are asked for as thumbnails, the rest analysed."""
-        url = f"https://images.dragon3.example/{image}.jpg"
-        digest = xxhash.xxh64_hexdigest(url.encode())
-        kind = "thumb" if int(digest[-1], 16) < 5 else "img"
-        cached = self._cache.get(f"{self._behaviour.read_prefix}:{kind}:{digest}")
-        if cached is not None and self._readable(kind, cached):
+    def handle(self, request: Request) -> None:
+        """Answer one request from the cache, or do the work and store its result."""
+        steps, cache = self._behaviour, self._cache
+        steps.before(cache, request)
+        key = steps.read_key(request)
+        cached = steps.look_up(cache, request, key)
+        answer = None if cached is None else steps.decode(request, cached)
+        if cached is not None and answer is not None and steps.use(request, answer):
             self._count(hit=True)
+            steps.after_hit(cache, request, key, cached)
             return
         self._count(hit=cached is not None, unreadable=cached is not None)
-        photo = self._photos[image % _PHOTOS]
-        value = self.make_thumbnail(photo) if kind == "thumb" else self._encode(self.analyse(image, photo))
-        self._store(f"{self._behaviour.write_prefix}:{kind}:{digest}", value)
+        if steps.backend_s:
+            time.sleep(steps.backend_s)
+        photo = self._photos[request.image % _PHOTOS]
+        result = self.make_thumbnail(photo) if request.kind == "thumb" else self.analyse(request.image, photo)
+        self._store(request, result)
+
+    def _store(self, request: Request, result: Any) -> None:
+        steps, key = self._behaviour, self._behaviour.write_key(request)
+        try:
+            value = steps.encode(request, result)
+            if value is not None:
+                steps.store(self._cache, request, key, value)
+                steps.after_store(self._cache, request, key, value)
+        except redis.RedisError:
+            raise
+        except Exception as error:
+            steps.after_error(error)
 
     def _count(self, *, hit: bool, unreadable: bool = False) -> None:
         with self._lock:
@@ -98,25 +113,10 @@ class Analyzer:
         with self._lock:
             self.counts.errors += 1
 
-    @staticmethod
-    def _readable(kind: str, cached: bytes | str) -> bool:
-        if kind == "thumb":
-            return True
-        try:
-            json.loads(cached)
-        except ValueError:
-            return False  # the silent failure: nobody logs it
-        return True
-
-    def _encode(self, result: dict[str, Any]) -> bytes | str:
-        encoded = json.dumps(result).encode()
-        return str(encoded) if self._behaviour.stored_as == "repr" else encoded
-
-    def _store(self, key: str, value: bytes | str) -> None:
-        if self._behaviour.ttl_option == "px":
-            self._cache.set(key, value, px=TTL)
-        else:
-            self._cache.set(key, value, ex=TTL)
+    def count_kept(self) -> None:
+        """Count what is kept in this process."""
+        collections = [kept for kept in self._cache.kept.values() if isinstance(kept, list | dict)]
+        self.counts.kept = len(self._kept_thumbnails) + sum(map(len, collections))
 
     def analyse(self, image: int, photo: bytes) -> dict[str, Any]:
         """Decode, shrink, find edges, compute histogram and labels."""
@@ -156,16 +156,26 @@ class Analyzer:
         return [warm, light, "detailed" if edges.mean() > 20 else "smooth"]
 
 
-def serve(analyzer: Analyzer, *, rate: float, seed: int, stop: threading.Event) -> None:
-    """Take requests at `rate` per second until `stop` is set, on a few worker threads."""
-    waiting: queue.Queue[int | None] = queue.Queue(maxsize=64)
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Which of `size` processes this is, from 0: of all requests each takes every `size`-th."""
+
+    number: int = 0
+    size: int = 1
+
+
+def serve(
+    analyzer: Analyzer, behaviour: Behaviour, *, rate: float, seed: int, stop: threading.Event, fleet: Fleet = Fleet()
+) -> None:
+    """Take this process's share of `rate` requests per second until `stop` is set, on a few worker threads."""
+    waiting: queue.Queue[Request | None] = queue.Queue(maxsize=64)
 
     failures: list[BaseException] = []
 
     def work() -> None:
-        while (image := waiting.get()) is not None:
+        while (request := waiting.get()) is not None:
             try:
-                analyzer.handle(image)
+                analyzer.handle(request)
             except redis.RedisError:
                 analyzer.count_error()
             except Exception as error:
@@ -173,14 +183,15 @@ def serve(analyzer: Analyzer, *, rate: float, seed: int, stop: threading.Event) 
                 failures.append(error)
                 stop.set()
 
-    workers = [threading.Thread(target=work, name=f"worker-{number}") for number in range(WORKERS)]
+    workers = [threading.Thread(target=work, name=f"worker-{number}") for number in range(behaviour.workers)]
     for worker in workers:
         worker.start()
     begin = time.monotonic()
-    for number, image in enumerate(image_requests(seed)):
-        if stop.wait(max(0.0, begin + number / rate - time.monotonic())):
+    for number, image in enumerate(itertools.islice(behaviour.requests(seed), fleet.number, None, fleet.size)):
+        at_s = (number * fleet.size + fleet.number) / rate
+        if stop.wait(max(0.0, begin + at_s - time.monotonic())):
             break
-        waiting.put(image)
+        waiting.put(Request.of(image, number=number, at_s=at_s, fleet=fleet.number))
     for _ in workers:
         waiting.put(None)
     for worker in workers:
@@ -192,10 +203,12 @@ def serve(analyzer: Analyzer, *, rate: float, seed: int, stop: threading.Event) 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dragon3", description="Sample image analyzer with a Redis cache.")
     parser.add_argument("--url-env", default="REDIS_URL", help="environment variable that holds the server's URL")
+    parser.add_argument("--write-url-env", help="the same for writes, where reads go to a replica")
     parser.add_argument("--fault", default="healthy", help="fault to switch on")
     parser.add_argument("--repaired", action="store_true", help="switch the fault on, then apply its repair")
     parser.add_argument("--rate", type=float, default=120.0, help="requests per second")
     parser.add_argument("--seed", type=int, default=1, help="where in the access trace to begin")
+    parser.add_argument("--fleet", default="0/1", metavar="K/N", help="this is process K, from 0, of N that share the requests")
     parser.add_argument("--heap", type=Path, help="write a memray capture of this process here")
     return parser.parse_args()
 
@@ -223,18 +236,23 @@ def main() -> None:
     """Run until standard input closes."""
     options = _arguments()
     chosen = fault(options.fault)
-    behaviour = chosen.inject(Behaviour())
+    behaviour = chosen.inject(chosen.setting_of(Behaviour()))
     if options.repaired:
         behaviour = chosen.repair(behaviour)
-    cache = redis.Redis.from_url(os.environ[options.url_env], protocol=2, client_name="dragon3")
+    number, size = map(int, options.fleet.split("/"))
+    urls = [os.environ[name] for name in (options.url_env, options.write_url_env) if name]
+    clients = [redis.Redis.from_url(url, protocol=2, client_name="dragon3") for url in urls]
+    cache = Connections(clients[0], clients[-1])
     analyzer = Analyzer(cache, behaviour)
-    cache.ping()
+    for client in clients:
+        client.ping()
     stop = threading.Event()
     with _tracked(options.heap):
         print("ready", flush=True)
         if sys.stdin.readline():
             threading.Thread(target=_stop_when_input_closes, args=(stop,), daemon=True).start()
-            serve(analyzer, rate=options.rate, seed=options.seed, stop=stop)
+            serve(analyzer, behaviour, rate=options.rate, seed=options.seed, stop=stop, fleet=Fleet(number, size))
+        analyzer.count_kept()
         gc.collect()  # garbage in cycles must not look like survivors
     print(json.dumps(asdict(analyzer.counts)), flush=True)
 

@@ -9,24 +9,31 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coldcache.case import Case
-from coldcache.errors import RecordingFailedError
+from coldcache.errors import RecordingFailedError, UsageError
+from coldcache.lab.actors import acting
 from coldcache.lab.faults import fault
-from coldcache.lab.server import lab_server
+from coldcache.lab.faults.fault import Fault
+from coldcache.lab.monitor_log import monitor_log
+from coldcache.lab.server import lab_server, replica_of
 from coldcache.record.recorder import Progress, RecordOptions, record
 
 DEFAULT_RATE = 120.0
-_URL_VARIABLE = "COLDCACHE_LAB_URL"
+_URL_VARIABLE, _WRITE_URL_VARIABLE = "COLDCACHE_LAB_URL", "COLDCACHE_LAB_WRITE_URL"
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """A recorded incident and what the analyzer counted itself (requests, hits, misses, unreadable)."""
+    """A recorded incident.
+
+    analyzer_counts : what the analyzer counted itself (requests, hits, misses, unreadable …), all its processes together
+    """
 
     case: Case
     analyzer_counts: dict[str, int]
@@ -35,11 +42,23 @@ class Incident:
 class RunningAnalyzer:
     """dragon3 as its own process."""
 
-    def __init__(self, url: str, fault_id: str, *, rate: float, seed: int, heap: Path | None, repaired: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        fault_id: str,
+        *,
+        rate: float,
+        seed: int,
+        heap: Path | None,
+        repaired: bool = False,
+        fleet: str = "0/1",
+        write_url: str | None = None,
+    ) -> None:
         command = [sys.executable, "-m", "coldcache.lab.dragon3", "--url-env", _URL_VARIABLE, "--fault", fault_id]
-        command += ["--rate", str(rate), "--seed", str(seed)]
+        command += ["--rate", str(rate), "--seed", str(seed), "--fleet", fleet]
         command += ["--repaired"] if repaired else []
         command += ["--heap", str(heap)] if heap else []
+        command += ["--write-url-env", _WRITE_URL_VARIABLE] if write_url else []
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 (lives as long as the process)
         self._process = subprocess.Popen(
             command,
@@ -47,7 +66,7 @@ class RunningAnalyzer:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**os.environ, _URL_VARIABLE: url},
+            env={**os.environ, _URL_VARIABLE: url, _WRITE_URL_VARIABLE: write_url or url},
         )
         self.counts: dict[str, int] = {}
         assert self._process.stdout is not None
@@ -136,6 +155,9 @@ def record_incident(
     rate: float = DEFAULT_RATE,
     url: str | None = None,
     repaired: bool = False,
+    with_heap: bool = True,
+    log: Path | None = None,
+    stopped: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
     before_build: Callable[[], None] = lambda: None,
 ) -> Incident:
@@ -155,28 +177,60 @@ def record_incident(
         A running server; by default an embedded one is started.
     repaired : bool
         Run the analyzer after the fault's repair.
+    with_heap : bool
+        Whether the analyzer runs under memray.
+    log : Path, optional
+        Folder to create for what somebody without coldcache would save: a MONITOR log, INFO before and after.
+    stopped : callable
+        Asked a few times a second; a true answer ends the recording.
     before_build : callable
         Called when the analyzer has ended, before the tables are made.
+
+    Raises
+    ------
+    UsageError
+        The fault needs a server of its own, and `url` names another.
     """
-    fault(fault_id)
+    chosen = fault(fault_id)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coldcache-lab-")))
-        heap = scratch / "memray.bin"
+        heap = scratch / "memray.bin" if with_heap else None
         with _deaf_to_interrupts():
-            if url is None:
-                url = stack.enter_context(lab_server())
-            running = stack.enter_context(analyzer(url, fault_id, rate=rate, seed=seed, heap=heap, repaired=repaired))
+            url, write_url = _servers(stack, chosen, url, repaired=repaired)
+            fleets = [
+                stack.enter_context(
+                    analyzer(
+                        url,
+                        fault_id,
+                        rate=rate,
+                        seed=seed,
+                        heap=heap if number == 0 else None,
+                        repaired=repaired,
+                        fleet=f"{number}/{chosen.fleets}",
+                        write_url=write_url,
+                    )
+                )
+                for number in range(chosen.fleets)
+            ]
+        saved = stack.enter_context(monitor_log(url, log)) if log else None
+        end_actors: Callable[[], None] = lambda: None  # noqa: E731 (there are none yet)
         started = False
 
         def start_with_the_recording(progress: Progress) -> None:
-            nonlocal started
+            nonlocal started, end_actors
             if not started:
                 started = True
-                running.go()
+                end_actors = stack.enter_context(acting(url, () if repaired else chosen.actors))
+                for running in fleets:
+                    running.go()
             on_progress(progress)
 
         def finish() -> None:
-            running.finish()
+            for running in fleets:
+                running.finish()
+            end_actors()
+            if saved:
+                saved.finish()
             before_build()
 
         options = RecordOptions(
@@ -184,11 +238,22 @@ def record_incident(
             out=out,
             seconds=seconds,
             mode=mode,
-            pid=running.pid,
-            heap_files=lambda: [heap],
-            ended=running.ended,
+            pid=fleets[0].pid,
+            heap_files=lambda: [heap] if heap else [],
+            ended=lambda: stopped() or any(running.ended() for running in fleets),
             before_build=finish,
-            notes={"lab": {"analyzer": "dragon3", "seed": seed, "rate": rate, "seconds": seconds}},
+            notes={"lab": {"analyzer": "dragon3", "fault": fault_id, "seed": seed, "rate": rate, "seconds": seconds}},
         )
         case = record(options, start_with_the_recording)
-        return Incident(case, running.counts)
+        counts = sum((Counter(running.counts) for running in fleets), Counter())
+        return Incident(case, {name: counts[name] for name in fleets[0].counts})
+
+
+def _servers(stack: contextlib.ExitStack, chosen: Fault, url: str | None, *, repaired: bool) -> tuple[str, str | None]:
+    """Start what a fault needs; return the server to read from and record, and that to write to where it is another."""
+    if url is not None:
+        if chosen.server or chosen.replica:
+            raise UsageError(f"The fault {chosen.id} sets up a server of its own: leave out --url-env.")
+        return url, None
+    primary = stack.enter_context(lab_server(None, *(() if repaired else chosen.server)))
+    return (stack.enter_context(replica_of(primary)), primary) if chosen.replica else (primary, None)

@@ -90,6 +90,28 @@ def lab_server(binary: str | None = None, *options: str, port: int | None = None
                 process.wait()
 
 
+@contextlib.contextmanager
+def replica_of(primary: str) -> Iterator[str]:
+    """Run a replica of a server of the lab, in step with it; yield its URL.
+
+    Raises
+    ------
+    ServerStartError
+        It did not come up, or did not catch up within 15 s.
+    """
+    host, _, port = primary.removeprefix("redis://").partition("/")[0].partition(":")
+    with (
+        lab_server(None, "--replicaof", f"{host} {port}", "--repl-diskless-sync-delay", "0") as url,
+        contextlib.closing(redis.Redis.from_url(url, protocol=2)) as client,
+    ):
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while client.info("replication")["master_link_status"] != "up":
+            if time.monotonic() > deadline:
+                raise ServerStartError("The lab's replica did not catch up with its primary.")
+            time.sleep(0.05)
+        yield url
+
+
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     client = redis.Redis(port=port, protocol=2, socket_timeout=1)

@@ -42,3 +42,10 @@ def image_requests(seed: int) -> Iterator[int]:
     while True:
         yield int(images[at])
         at = (at + 1) % len(images)
+
+
+def popular_images(seed: int) -> Iterator[int]:
+    """Yield image numbers of which few are asked for again and again, so that a cache hits well."""
+    rng = random.Random(seed)
+    while True:
+        yield int(rng.paretovariate(1.0)) % 80
