@@ -29,7 +29,7 @@ test: $(READY)   ## every test: unit, live servers, notebooks, browser
 	$(BIN)/python -m pytest -m alone
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=60 -p no:cacheprovider notebooks
 
-nightly: $(READY) ## 200,000 random logs for the parser (some half an hour)
+nightly: $(READY) ## 200,000 random logs for the parser (two hours, 1.5 GB)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest tests/sources/test_log.py -k "read_back or accounted"
 
 lab: $(READY)    ## open the notebooks in JupyterLab

@@ -14,6 +14,7 @@ from coldcache.case import Case, open_case, write_table
 from coldcache.causes.baseline import BASELINE
 from coldcache.causes.diagnosis import attribute, diagnose
 from coldcache.causes.key_states import Unclaimed
+from coldcache.causes.keys import cause_of
 from coldcache.causes.outcomes import CONFIRMED, Investigation
 from coldcache.verdict import verdict_html
 from conftest import START_US, Stretch, case_of, case_of_stretches, event, heard, line
@@ -58,6 +59,28 @@ def test_a_prefix_mismatch_is_named_with_its_edit_and_counts_only_what_the_repai
     # 30 first reads stay cold; the other 120 would have hit.
     assert diagnosis.misses.set_index("cause")["count"].to_dict() == {"key_prefix": 120, "cold_start": 30}
     assert diagnosis.predicted_hit_rate(finding) == pytest.approx(120 / 150)
+
+
+@pytest.mark.parametrize(
+    ("edit", "leading", "cause"),
+    [
+        ("dev_cache -> prod_cache", True, "key_prefix"),
+        ("(none) -> tenant7", True, "key_prefix"),
+        ("imageID -> image_id", True, "key_naming"),
+        ("UserProfile -> user-profiles", True, "key_naming"),
+        ("categories -> category", True, "key_naming"),
+        ("images%2Flarge -> images/large", True, "key_naming"),
+        (r"\xac\xed\x00\x05t\x00.crates -> crates", True, "key_naming"),
+        ("(none) -> s", True, "key_prefix"),
+        ("thumb -> full", False, "key_naming"),
+        ("v1 -> v2", True, "key_version"),
+        ("2 -> 3", False, "key_version"),
+        ("img_v1 -> img_v2", True, "key_version"),
+        ("img1 -> img2", True, "key_prefix"),
+    ],
+)
+def test_an_edit_is_of_a_prefix_a_spelling_or_a_version(edit: str, leading: bool, cause: str):
+    assert cause_of(edit, leading=leading) == cause
 
 
 def test_seconds_given_as_milliseconds(tmp_path: Path):

@@ -22,7 +22,7 @@ from foreign.application import HEALTHY
 from foreign.harness import BASES, EXACT, INCIDENTS, Recorded, disagreements, record_incident, truth_of
 from foreign.not_yet import NOT_YET
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.alone]  # its recordings run side by side already
 _TOGETHER = 4  # recordings at a time: they mostly sleep
 _LONGEST_S = 600  # for any one of them, on whatever machine
 # What the server's evidence does not show: it takes a process, a recording that failed, or a client that stalls.

@@ -45,7 +45,7 @@ def test_after_sigkill_the_setting_is_back_within_five_seconds_and_the_raw_strea
         wait_for(lambda: not [entry for entry in client.client_list() if entry["name"].startswith("coldcache")], 5)
         client.config_set("notify-keyspace-events", "")
     # AND the stream, which holds values, is made into tables by itself
-    wait_for(lambda: not (tmp_path / "case" / "raw").exists(), 30)
+    wait_for(lambda: not (tmp_path / "case" / "raw").exists(), 90)
     assert miss_ledger(coldcache.open_case(tmp_path / "case")).residual == 0
 
 

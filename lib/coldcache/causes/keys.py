@@ -8,6 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from coldcache.causes.outcomes import (
 )
 from coldcache.keys.families import VARIABLE
 from coldcache.keys.mismatch import ABSENT, Lags, MismatchedPair, fit, lags_of, template_edit
+from coldcache.keys.tokens import JAVA_PREFIX
 from coldcache.replay.ledger import EXACT
 from coldcache.replay.lifetimes import Named, alive
 from coldcache.replay.order import Moments
@@ -42,6 +44,8 @@ _ENVIRONMENTS = frozenset(
      "uat", "preprod", "prod", "production", "live", "local", "ci"}
 )  # fmt: skip
 _VERSION = re.compile(r"v?\d+([._-]\d+)*")
+_JAVA = f"{JAVA_PREFIX.decode()}."  # with the point that stands for a length
+_VERSION_AT_END = re.compile(r"[._-]?v\d+([._-]\d+)*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def check_key_mismatch(investigation: Investigation) -> list[Outcome]:
     pairs = [pair for pair in mismatched_pairs(investigation) if agreement(pair) >= _LEAST_AGREEMENT]
     by_edit: dict[tuple[str, str], list[MismatchedPair]] = defaultdict(list)
     for pair in pairs:
-        by_edit[_cause(pair), pair.edit].append(pair)
+        by_edit[cause_of(pair.edit, leading=pair.leading), pair.edit].append(pair)
     ledger = investigation.ledger
     repairs = tuple(
         tuple(AliveElsewhere(ledger.families.index(pair.reads), ledger.families.index(pair.writes)) for pair in group)
@@ -187,8 +191,8 @@ def _lags(joins: tuple[_Join, ...], replayed: Replayed) -> list[Lags]:
 
 
 def _alike(written: str, read: str) -> bool:
-    """Whether two tokens are variants of one name: a part in common, nearly equal, or one of them absent."""
-    if ABSENT in (written, read):
+    """Whether two tokens are variants of one name: a part in common, nearly equal, spellings or versions of it, or one absent."""
+    if ABSENT in (written, read) or _versions_of_one(written, read) or _spelt(written) == _spelt(read):
         return True
     parts = [set(re.split(r"[_.\-]", token.lower())) - {""} for token in (written, read)]
     if parts[0] & parts[1] or (parts[0] <= _ENVIRONMENTS and parts[1] <= _ENVIRONMENTS):
@@ -203,11 +207,28 @@ def agreement(pair: MismatchedPair) -> float:
     return (pair.joined_share - pair.control_share) / (1 - pair.control_share)
 
 
-def _cause(pair: MismatchedPair) -> str:
-    tokens = pair.edit.split(" -> ")
-    if all(_VERSION.fullmatch(token) for token in tokens):
+def cause_of(edit: str, *, leading: bool) -> str:
+    """Return which cause an edit of one token is: another version, another spelling of one name, or another prefix.
+
+    `leading` : whether the token stands before the first variable position.
+    """
+    written, read = edit.split(" -> ")
+    if _versions_of_one(written, read):
         return "key_version"
-    return "key_prefix" if pair.leading else "key_naming"
+    alike = ABSENT not in (written, read) and _spelt(written) == _spelt(read)
+    return "key_prefix" if leading and not alike else "key_naming"
+
+
+def _versions_of_one(written: str, read: str) -> bool:
+    """Whether two tokens are two versions, or one name with two versions at its end."""
+    stems = {_VERSION_AT_END.sub("", token) for token in (written, read)}
+    return all(_VERSION.fullmatch(token) for token in (written, read)) or (len(stems) == 1 and "" not in stems)
+
+
+def _spelt(token: str) -> str:
+    """Return a name without what different spellings of it differ in: encoding, case, separators, a plural's ending."""
+    plain = unquote(token.removeprefix(_JAVA))
+    return re.sub(r"ies$", "y", re.sub(r"[^a-z0-9]", "", plain.lower())).removesuffix("s")
 
 
 def _won(repairs: tuple[tuple[AliveElsewhere, ...], ...], known: bool, replayed: Replayed) -> Ints:
@@ -244,7 +265,7 @@ def _finding(
         cause=cause,
         # Two families of unlike names may be two things that an application reads and writes by design;
         # and where no read is known to miss, nothing may be wrong at all.
-        verdict=CONFIRMED if cause == "key_prefix" and knows and _alike(written, read) else SUSPECTED,
+        verdict=CONFIRMED if knows and _alike(written, read) else SUSPECTED,
         confidence=agreement(weakest),
         claims=claims if knows else (),
         claimed=won if knows else 0,

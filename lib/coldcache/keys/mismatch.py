@@ -9,6 +9,7 @@ families that share small ids).
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ _LONGEST_JOIN_US = 2_000_000  # a slower backend than this is not a cache's
 _SHORTEST_JOIN_US = 50_000
 _LAGS = 5  # the window, in median lags from the read to the write: wider only lets chance in
 _SHIFTS_US = (7_300_000, 13_100_000, 29_700_000)  # circular, incommensurable with round periods
+_WITHOUT_A_WORD = re.compile("^[:/]|[:/](?=[:/])|[:/]$")  # a separator that leads, is doubled, or trails
 ABSENT = "(none)"  # an edit that adds or drops a token
 
 
@@ -54,8 +56,8 @@ def template_edit(written: str, read: str) -> tuple[str, bool] | None:
     Returns
     -------
     (edit, leading)
-        `edit` as ``dev_cache -> prod_cache``, an absent token as ``(none)``; `leading` when it
-        stands before the first variable position.
+        `edit` as ``dev_cache -> prod_cache``, an absent token as ``(none)``, an empty one as the separator that it adds;
+        `leading` when it stands before the first variable position.
     """
     if written == read or written.count(VARIABLE) != read.count(VARIABLE):
         return None
@@ -71,7 +73,14 @@ def template_edit(written: str, read: str) -> tuple[str, bool] | None:
     if len(out) > 1 or len(into) > 1 or any(VARIABLE in level for level in out + into):
         return None
     leading = not any(VARIABLE in level for level in b[:start])
-    return f"{out[0] if out else ABSENT} -> {into[0] if into else ABSENT}", leading
+    return f"{_shown(out, written)} -> {_shown(into, read)}", leading
+
+
+def _shown(levels: list[str], template: str) -> str:
+    """Return a level, or none, of a template as an edit shows it."""
+    if not levels:
+        return ABSENT
+    return levels[0] or _WITHOUT_A_WORD.findall(template)[0]
 
 
 def _levels(template: str) -> list[str]:
