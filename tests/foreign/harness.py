@@ -7,24 +7,22 @@ with redis-cli and imports it later.
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from coldcache.importing.importer import import_logs
 from coldcache.importing.options import EvidenceFiles, ImportOptions
+from coldcache.lab.monitor_log import monitor_log, saved_files
 from coldcache.lab.server import lab_server
 from coldcache.record.recorder import Progress, RecordOptions, record
-from foreign.application import HEALTHY, Application, Fault, Wire, drive
+from foreign.application import HEALTHY, Application, Fault, drive
 from foreign.clients import compiled, jvm, node, php, platforms, python, ruby
 
 SECONDS = 5.0
-EXACT, LOG = "exact", "log"
+EXACT, LOG, SAVED = "exact", "log", "saved"
 BASES = (EXACT, LOG)
 APPLICATIONS: dict[str, type[Application]] = {
     application.name: application
@@ -72,8 +70,9 @@ def record_incident(name: str, fault: str, folder: Path) -> Recorded:
 
         def work() -> None:
             try:
-                with _monitor_log(url, folder):
+                with monitor_log(url, folder / SAVED) as saved:
                     drive(application, SECONDS)
+                    saved.finish()
             except BaseException as error:
                 failed.append(error)
             finally:
@@ -89,57 +88,9 @@ def record_incident(name: str, fault: str, folder: Path) -> Recorded:
         worker.join()
         if failed:
             raise failed[0]
-    beside = EvidenceFiles(info=(folder / "before.txt", folder / "after.txt"))
-    import_logs(ImportOptions(logs=(str(folder / "ops.log"),), out=folder / LOG, beside=beside))
+    log, *info = saved_files(folder / SAVED)
+    import_logs(ImportOptions(logs=(str(log),), out=folder / LOG, beside=EvidenceFiles(info=tuple(info))))
     return Recorded(folder, application.counts)
-
-
-@contextlib.contextmanager
-def _monitor_log(url: str, folder: Path) -> Iterator[None]:
-    """Write what MONITOR says meanwhile, as redis-cli prints it, and INFO before and after.
-
-    The commands of the recorder beside it are in the log, too, as those of any other observer would be.
-    """
-    asking = Wire(url)
-    monitor = _Monitor(url, folder / "ops.log")
-    monitor.start()
-    (folder / "before.txt").write_bytes(_text(asking.ask("INFO", "all")))
-    yield
-    (folder / "after.txt").write_bytes(_text(asking.ask("INFO", "all")))
-    # What comes after this line is nobody's; when it is there, all before it are.
-    asking.ask("ECHO", _Monitor.LAST)
-    monitor.join()
-    asking.close()
-
-
-def _text(reply: Any) -> bytes:
-    assert isinstance(reply, bytes), reply
-    return reply
-
-
-class _Monitor(threading.Thread):
-    """A connection that listens to MONITOR and writes its lines to a file, without the plus of the protocol."""
-
-    LAST = "the log ends here"
-
-    def __init__(self, url: str, log: Path) -> None:
-        super().__init__(daemon=True)
-        at = urlsplit(url)
-        self._connection = socket.create_connection((at.hostname, at.port), timeout=120)
-        self._connection.sendall(b"MONITOR\r\n")
-        self._lines = self._connection.makefile("rb")
-        self._log = log
-        # Whoever started this goes on only when the server listens.
-        self._first = self._lines.readline()
-
-    def run(self) -> None:
-        with self._log.open("wb") as file, contextlib.closing(self._connection), self._lines:
-            line = self._first
-            while line:
-                file.write(line[1:].replace(b"\r\n", b"\n"))
-                if self.LAST.encode() in line:
-                    return
-                line = self._lines.readline()
 
 
 def disagreements(truth: Fault, basis: str, found: dict[str, Any]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 
 _CONNECT_S = 5.0
 _AGAIN_AFTER_S = 1.0  # as a shell loop around redis-cli has it
-_SETTLED_S = 0.2
+_LAST = b"the log ends here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +30,13 @@ class SavedLog:
     _over: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def finish(self) -> None:
-        """Save INFO once more; the log goes on for an instant, so that it holds what INFO counted."""
-        self.after.write_bytes(_info(self._address))
-        time.sleep(_SETTLED_S)
+        """Save INFO once more; the log goes on until a line after it, so that it holds what INFO counted.
+
+        Where MONITOR was cut off just then, that line never comes, and the log ends as it is.
+        """
+        self.after.write_bytes(_asked(self._address, b"INFO everything"))
+        _asked(self._address, b'ECHO "%b"' % _LAST)
+        self._over.wait(_CONNECT_S)
         self._over.set()
 
 
@@ -57,7 +60,7 @@ def monitor_log(url: str, folder: Path) -> Iterator[SavedLog]:
     writer.start()
     try:
         begun.wait(_CONNECT_S)
-        saved.before.write_bytes(_info(address))
+        saved.before.write_bytes(_asked(address, b"INFO everything"))
         yield saved
     finally:
         saved._over.set()
@@ -90,10 +93,12 @@ def _copy_lines(connection: socket.socket, over: threading.Event, file: BinaryIO
         begun.set()
         *lines, rest = (rest + read).split(b"\r\n")
         file.writelines(line.removeprefix(b"+") + b"\n" for line in lines)
+        if any(_LAST in line for line in lines):
+            over.set()
 
 
-def _info(address: tuple[str, int]) -> bytes:
-    """Return INFO as redis-cli prints it: the bytes of the reply."""
+def _asked(address: tuple[str, int], command: bytes) -> bytes:
+    """Return the bytes of a command's reply, as redis-cli prints them."""
     with socket.create_connection(address, _CONNECT_S) as connection, connection.makefile("rb") as reply:
-        connection.sendall(b"INFO everything\r\n")
+        connection.sendall(command + b"\r\n")
         return reply.read(int(reply.readline()[1:]))
