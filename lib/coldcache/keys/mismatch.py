@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from coldcache.keys.families import SEPARATORS, VARIABLE
+from coldcache.keys.numbering import numbers_of
 
 _LONGEST_JOIN_US = 2_000_000  # a slower backend than this is not a cache's
 _SHORTEST_JOIN_US = 50_000
@@ -145,7 +145,7 @@ def lags_of(
         Start and end of every stretch of time without a silence.
     """
     origin, length = span[0], span[1] - span[0]
-    numbers, _ = pd.factorize(np.concatenate([read_ids, write_ids]))
+    numbers, _ = numbers_of(np.concatenate([read_ids, write_ids]))
     read_of, write_of = numbers[: len(read_ids)].astype(np.int64), numbers[len(read_ids) :].astype(np.int64)
     width = length + 1
     reads = np.sort(read_of * width + (read_us - origin))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from coldcache.keys.numbering import numbers_of
 from coldcache.replay.order import Moments, positions
 from coldcache.shards.shard import NULL
 
@@ -81,7 +81,7 @@ def alive(
 
 def _numbers(*keys: npt.NDArray[np.uint64]) -> list[Ints]:
     """Return keys as numbers from 0, the same for the same key in all of the arrays."""
-    numbers, _ = pd.factorize(np.concatenate(keys))
+    numbers, _ = numbers_of(np.concatenate(keys))
     return np.split(numbers.astype(np.int64), np.cumsum([len(part) for part in keys])[:-1])
 
 
